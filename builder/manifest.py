@@ -1,0 +1,116 @@
+"""What a published folder says of itself, and whether it is true. Standard library only.
+
+`manifest.json` lies in the version directory and lists every file of the model folder but itself and the plans; each
+plan has an `smNN.json` of its own, so that adding the second GPU's plan changes nothing here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from builder.errors import RepositoryDamaged
+from builder.hashing import sha256_of_file
+from builder.preprocessing import canonical_json, sha256_of_text
+
+FORMAT = 1
+NAME = "manifest.json"
+RELEASE_DIGITS = 16
+
+
+def release_of(contents: dict[str, str]) -> str:
+    """The release id: 16 hex digits over the sorted (path, SHA-256) pairs of what decides an answer."""
+    return sha256_of_text(canonical_json(sorted(contents.items())))[:RELEASE_DIGITS]
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """SHA-256 in hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def manifest_path(folder: Path) -> Path | None:
+    """The manifest of the model folder's one version, or None where there is none."""
+    found = sorted(folder.glob(f"[1-9]*/{NAME}"))
+    return found[-1] if found else None
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a model folder; `RepositoryDamaged` where it is missing, unreadable or of another format."""
+    path = manifest_path(folder)
+    if path is None:
+        raise RepositoryDamaged(f"{folder} has no N/{NAME}: it was not published by this builder; remove or rebuild it")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RepositoryDamaged(f"{path} cannot be read ({error}); rebuild the model") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
+        raise RepositoryDamaged(f"{path} is no manifest of format {FORMAT}; rebuild the model with this builder")
+    return manifest
+
+
+def listed_files(folder: Path, paths: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """SHA-256 and size in bytes of each of `paths` (relative, with slashes) below `folder`."""
+    return {
+        path: {"sha256": sha256_of_file(folder / path), "size": (folder / path).stat().st_size}
+        for path in sorted(paths)
+    }
+
+
+def problems_of(folder: Path) -> list[str]:
+    """Every file of the model folder that differs from the manifest, is missing or does not belong; empty when true."""
+    try:
+        manifest = read_manifest(folder)
+    except RepositoryDamaged as error:
+        return [str(error)]
+    found = manifest_path(folder)
+    version = found.parent.name if found else ""
+    problems = []
+    if str(manifest.get("version")) != version:
+        problems.append(f"{folder.name}/{version}: the manifest calls itself version {manifest.get('version')}")
+    for path, expected in manifest["files"].items():
+        problems.extend(_problem(folder, path, expected))
+    belonging = set(manifest["files"]) | {f"{version}/{NAME}"}
+    plans, plan_problems = _plans(folder, version)
+    problems.extend(plan_problems)
+    for path in sorted(_files_below(folder) - belonging - plans):
+        problems.append(f"{folder.name}/{path} does not belong: the manifest does not list it")
+    return problems
+
+
+def _problem(folder: Path, path: str, expected: Any) -> Iterable[str]:
+    file = folder / path
+    if file.is_symlink() or not file.is_file():
+        yield f"{folder.name}/{path} is missing"
+    elif file.stat().st_size != expected["size"]:
+        yield f"{folder.name}/{path} differs: {file.stat().st_size} bytes, the manifest says {expected['size']}"
+    elif (seen := sha256_of_file(file)) != expected["sha256"]:
+        yield f"{folder.name}/{path} differs: SHA-256 {seen[:16]}..., the manifest says {expected['sha256'][:16]}..."
+
+
+def _plans(folder: Path, version: str) -> tuple[set[str], list[str]]:
+    """Paths of the plans and their own records, and what is wrong with them."""
+    belonging: set[str] = set()
+    problems: list[str] = []
+    for plan in sorted((folder / version).glob("sm*.plan")):
+        record = plan.with_suffix(".json")
+        belonging |= {f"{version}/{plan.name}", f"{version}/{record.name}", f"{version}/{plan.stem}.layers.json"}
+        try:
+            expected = json.loads(record.read_text(encoding="utf-8"))["sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            problems.append(f"{folder.name}/{version}/{plan.name} has no readable record {record.name}")
+            continue
+        if sha256_of_file(plan) != expected:
+            problems.append(f"{folder.name}/{version}/{plan.name} differs from its record {record.name}")
+    return belonging, problems
+
+
+def _files_below(folder: Path) -> set[str]:
+    """Relative paths of all files. Python's bytecode of model.py is left out: Triton writes it when it loads a model."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if (path.is_symlink() or not path.is_dir()) and path.parent.name != "__pycache__"
+    }

@@ -1,0 +1,138 @@
+"""Weights -> checked ONNX files of one model, kept in a work folder so that an interrupted build goes on from there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builder.catalog import ModelSpec
+from builder.golden import GOLDEN_NAMES, golden_images
+from builder.manifest import sha256_of_bytes
+from builder.parity import compare
+from builder.progress import Progress
+from builder.weight_source import WeightSource
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class CheckedOnnx:
+    """A serialized model that agreed with torch; `record` says what was seen, for the manifest."""
+
+    data: bytes
+    classes: int
+    record: dict[str, Any]
+
+
+class OnnxStage:
+    """Exports, halves and checks one architecture; the module is loaded only when a file is not there yet."""
+
+    def __init__(self, spec: ModelSpec, source: WeightSource, work: Path, progress: Progress) -> None:
+        self._catalog_spec, self._source, self._work, self._progress = spec, source, work, progress
+        self._images = golden_images(spec.input_size)
+
+    def checked(self, precision: str) -> CheckedOnnx:
+        """The ONNX file at `precision`, from the work folder or made now.
+
+        Raises `WeightsRejected`, `ExportFailed`, `ParityFailed` or `PrecisionRejected`; the work folder then has
+        nothing of this precision.
+        """
+        return self._kept(precision) or self._make(precision)
+
+    @property
+    def classes(self) -> int:
+        """Outputs of the head, known before anything is exported."""
+        kept = self._kept("fp32") or self._kept("fp16")
+        return kept.classes if kept else self._spec.classes
+
+    def _kept(self, precision: str) -> CheckedOnnx | None:
+        data_path, record_path = self._paths(precision)
+        if not (data_path.is_file() and record_path.is_file()):
+            return None
+        kept, data = json.loads(record_path.read_text()), data_path.read_bytes()
+        if sha256_of_bytes(data) != kept["sha256"]:
+            return None  # the writer died between the two files
+        return CheckedOnnx(data, kept["classes"], kept["record"])
+
+    def _make(self, precision: str) -> CheckedOnnx:
+        name = self._catalog_spec.served_name(precision)
+        model = self._model(precision)
+        record: dict[str, Any] = {}
+        if precision == "fp16":
+            from builder.precision import admit_fp16
+
+            with self._progress.step(name, "FP16 gate"):
+                admitted = admit_fp16(self._fp32_model, self._module, self._spec, self._images)
+            record["fp16"] = admitted.as_dict()
+            self._progress.line(
+                name, f"largest activation {admitted.max_activation:,.1f} in {admitted.max_activation_layer}"
+            )
+        data = model.SerializeToString()
+        with self._progress.step(name, "compare with torch"):
+            record |= self._compared(precision, data)
+        made = CheckedOnnx(data, self._spec.classes, record)
+        self._keep(precision, made)
+        return made
+
+    def _model(self, precision: str) -> ModelProto:
+        if precision == "fp32":
+            return self._fp32_model
+        from builder.precision import half_onnx_from_onnx
+
+        with self._progress.step(self._catalog_spec.served_name(precision), "convert to FP16"):
+            return half_onnx_from_onnx(self._fp32_model)
+
+    def _compared(self, precision: str, data: bytes) -> dict[str, Any]:
+        from builder.onnx_export import probabilities_from_onnx
+
+        probabilities = probabilities_from_onnx(data, self._images)
+        verdict = compare(f"{self._spec.served_name(precision)} against torch", precision, self._logits, probabilities)
+        top1 = probabilities.argmax(1)
+        golden = {
+            name: {"top1": int(index), "probability": float(row[index])}
+            for name, index, row in zip(GOLDEN_NAMES, top1, probabilities, strict=True)
+        }
+        return {"parity": verdict.as_dict(), "golden": golden}
+
+    def _keep(self, precision: str, made: CheckedOnnx) -> None:
+        data_path, record_path = self._paths(precision)
+        self._work.mkdir(parents=True, exist_ok=True)
+        data_path.write_bytes(made.data)
+        kept = {"sha256": sha256_of_bytes(made.data), "classes": made.classes, "record": made.record}
+        record_path.write_text(json.dumps(kept))
+
+    def _paths(self, precision: str) -> tuple[Path, Path]:
+        return self._work / f"{precision}.onnx", self._work / f"{precision}.json"
+
+    @cached_property
+    def _module(self) -> nn.Module:
+        from builder.architectures import without_auxiliary_heads
+
+        with self._progress.step(self._catalog_spec.slug, f"load weights ({self._source.origin})"):
+            return without_auxiliary_heads(self._source.load())
+
+    @cached_property
+    def _spec(self) -> ModelSpec:
+        head = self._module.get_submodule(str(self._module.head))
+        return self._catalog_spec.with_classes(int(head.weight.shape[0]))
+
+    @cached_property
+    def _logits(self) -> NDArray[np.float32]:
+        from builder.onnx_export import logits_of
+
+        return logits_of(self._module, self._images)
+
+    @cached_property
+    def _fp32_model(self) -> ModelProto:
+        from builder.onnx_export import onnx_from_module
+
+        with self._progress.step(self._catalog_spec.slug, "export to ONNX"):
+            return onnx_from_module(self._module, self._spec)

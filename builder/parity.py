@@ -1,0 +1,63 @@
+"""The same inputs through two forms of one model: one tolerance table, one verdict. numpy only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builder.errors import ParityFailed
+
+# |difference of log-probabilities| allowed between torch and the written file. FP32: runtimes reorder sums (4e-4 at the
+# worst was seen) while the smallest real mistake, a wrong epsilon, moves logits by 4.5e-3. FP16 is the checked FP32
+# graph with its weights rounded to 11 bits (a CPU runtime computes in FP32): 0.43 was seen, on an untrained InceptionV4;
+# a wrong cast or an overflow moves logits by several units. Whether FP16 is good enough is decided in precision.py.
+LOG_PROBABILITY_TOLERANCE = {"fp32": 2e-3, "fp16": 1.0}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a comparison saw: the worst |log-probability difference|, its bound and the share of equal top-1."""
+
+    compared: str
+    max_log_probability_difference: float
+    tolerance: float
+    top1_agreement: float
+
+    def as_dict(self) -> dict[str, object]:
+        """For the manifest."""
+        return asdict(self)
+
+
+def log_probabilities(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Log-softmax over the last axis, in float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+def compare(
+    compared: str, precision: str, reference: NDArray[np.floating], probabilities: NDArray[np.floating]
+) -> Verdict:
+    """Hold `probabilities` (N x classes) against `reference` logits (N x classes).
+
+    Raises `ParityFailed` when the shapes differ, a value is not finite or negative, or a log-probability is off by
+    more than the precision's tolerance. Probabilities below 1e-30 count as 1e-30: float32 has no better.
+    """
+    if reference.shape != probabilities.shape:
+        raise ParityFailed(f"{compared}: {probabilities.shape} came out where {reference.shape} was expected")
+    if not np.isfinite(probabilities).all() or (probabilities < 0).any():
+        raise ParityFailed(f"{compared}: the answer has values that are no probabilities; nothing was published")
+    floor = 1e-30
+    expected = np.maximum(log_probabilities(reference), np.log(floor))
+    seen = np.log(np.maximum(probabilities.astype(np.float64), floor))
+    worst = float(np.abs(expected - seen).max())
+    agreement = float((expected.argmax(-1) == seen.argmax(-1)).mean())
+    tolerance = LOG_PROBABILITY_TOLERANCE[precision]
+    if worst > tolerance:
+        raise ParityFailed(
+            f"{compared}: log-probabilities differ by up to {worst:.2e}, {tolerance:.0e} is allowed for {precision} "
+            f"(top-1 agrees on {agreement:.0%}); nothing was published. The written graph is not the model it came from"
+        )
+    return Verdict(compared, worst, tolerance, agreement)

@@ -1,0 +1,39 @@
+"""PaddleClas's evaluation preprocessing: the part a client does, as the served contract, and the part in the graph."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from builder.catalog import ModelSpec
+
+# In the graph: (x * 1/255 - mean) / std in float32, on RGB. PaddleClas, ppcls/configs/ImageNet, NormalizeImage.
+PIXEL_SCALE = 1.0 / 255.0
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+RULE = "paddleclas-imagenet-eval-v1"
+
+
+def preprocess_json(spec: ModelSpec) -> str:
+    """What a client does before it sends pixels, as canonical JSON: the text whose hash the contract carries."""
+    contract = {
+        "rule": RULE,
+        "decode": "exif-transposed, 8-bit RGB",
+        "resize_short": spec.resize_short,
+        "interpolation": "opencv-bilinear",
+        "crop": spec.input_size,
+        "channel_order": "RGB",
+        "layout": "HWC",
+    }
+    return canonical_json(contract)
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces, so that equal values have equal hashes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+def sha256_of_text(text: str) -> str:
+    """SHA-256 of the UTF-8 text, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()

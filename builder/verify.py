@@ -1,0 +1,26 @@
+"""A whole repository against its manifests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.errors import UsageError
+from builder.manifest import problems_of
+
+# What may lie beside the model folders: the text that explains the directory.
+_NOT_MODELS = {"README.md"}
+
+
+def verify(repository: Path) -> dict[str, list[str]]:
+    """Problems of every model folder, by served name; a stray file counts as one of the repository's own (key `.`).
+
+    Raises `UsageError` where there is no such directory or no model in it.
+    """
+    if not repository.is_dir():
+        raise UsageError(f"{repository} is no directory; expected a model repository, as `builder build` writes it")
+    entries = sorted(path for path in repository.iterdir() if path.name not in _NOT_MODELS)
+    report = {path.name: problems_of(path) for path in entries if path.is_dir()}
+    strays = [f"{path.name} does not belong: only model folders do" for path in entries if not path.is_dir()]
+    if not report and not strays:
+        raise UsageError(f"{repository} holds no model; `python -m builder build --gpu cpu` writes some")
+    return report | ({".": strays} if strays else {})
