@@ -1,4 +1,4 @@
-"""Catalog rows and weights -> published model folders. Every step is keyed by content: what is done is not done again."""
+"""Catalog rows and weights -> published model folders. Keyed by content: what is done is not done again."""
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ _MIN_INPUT_SIZE, _MAX_INPUT_SIZE = 96, 1024
 class Published:
     """PaddleClas's own figures, quoted: they follow its two counting rules, not the true counts.
 
-    `params_m`, `flops_g` are the Inception page's (rule of `paddle.fluid.contrib.model_stat`, see
-    `counting.model_stat_counts`); `paddle_params_m`, `paddle_flops_g` the model list's (rule of `paddle.flops`, `counting.paddle_flops_counts`).
+    `params_m`, `flops_g` are the Inception page's, by the rule of `paddle.fluid.contrib.model_stat`
+    (`counting.model_stat_counts`); `paddle_params_m`, `paddle_flops_g` the model list's, by that of `paddle.flops`
+    (`counting.paddle_flops_counts`).
     """
 
     top1: float

@@ -66,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--model", action="append", metavar="NAME", help="a model of the list, repeatable (default: all eight)"
     )
-    build.add_argument("--precision", metavar="P[,P]", help="fp32, fp16 or both (default: fp32 for cpu, both for a GPU)")
+    build.add_argument(
+        "--precision", metavar="P[,P]", help="fp32, fp16 or both (default: fp32 for cpu, both for a GPU)"
+    )
     build.add_argument(
         "--weights",
         default="pretrained",

@@ -1,7 +1,7 @@
 """Three real photographs as raw pixels: what every check of a build runs on.
 
-numpy only, because the plan stage runs in images that have neither Pillow nor OpenCV. The pixels are the middle 320 x 320
-of three CC0 photographs: data/README.md says which and how they were made.
+numpy only, because the plan stage runs in images that have neither Pillow nor OpenCV. The pixels are the middle
+320 x 320 of three CC0 photographs: data/README.md says which and how they were made.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ def listing_table() -> None:
     console.print(table)
     console.print(
         "true: learnable parameters and multiply-accumulates of the served main path, counted on the network here.\n"
-        "published: PaddleClas's documents. Its Inception page counts by the rule of model_stat, its model list by that\n"
-        "of paddle.flops; both differ from the true counts (builder.counting reproduces them).\n"
+        "published: PaddleClas's documents. Its Inception page counts by the rule of model_stat, its model list by\n"
+        "that of paddle.flops; both differ from the true counts (builder.counting reproduces them).\n"
         f"weights: {WEIGHTS_ORIGIN}; {WEIGHTS_LICENCE}; URLs with --json."
     )

@@ -46,7 +46,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RepositoryDamaged(f"{path} cannot be read ({error}); rebuild the model") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("format") != FORMAT
+        or not isinstance(manifest.get("files"), dict)
+    ):
         raise RepositoryDamaged(f"{path} is no manifest of format {FORMAT}; rebuild the model with this builder")
     return manifest
 
@@ -108,7 +112,7 @@ def _plans(folder: Path, version: str) -> tuple[set[str], list[str]]:
 
 
 def _files_below(folder: Path) -> set[str]:
-    """Relative paths of all files. Python's bytecode of model.py is left out: Triton writes it when it loads a model."""
+    """Relative paths of all files. Python's bytecode of model.py is left out: Triton writes it on loading."""
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 class Normalise(nn.Module):
     """uint8 N x H x W x 3 -> float32 N x 3 x H x W, normalised as PaddleClas does, in TensorRT's order."""
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,15 +67,15 @@ def onnx_from_module(module: nn.Module, spec: ModelSpec) -> ModelProto:
 
     served = _Served(module).eval()
     example = torch.zeros(2, spec.input_size, spec.input_size, 3, dtype=torch.uint8)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        path = Path(scratch) / "model.onnx"
         # torch marks this exporter as the legacy one; the reason for it is in the docstring.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
             torch.onnx.export(
                 served,
                 (example,),
-                buffer,
+                path,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 dynamic_axes={INPUT: {0: "batch"}, OUTPUT: {0: "batch"}},
@@ -80,7 +84,7 @@ def onnx_from_module(module: nn.Module, spec: ModelSpec) -> ModelProto:
             )
         except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
             raise ExportFailed(f"torch could not export {spec.name} at {spec.input_size} pixels: {error}") from error
-    model = onnx.load_from_string(buffer.getvalue())
+        model = onnx.load(path)
     fold_identities(model.graph)
     model.graph.name = spec.slug
     _declare_shapes(model, spec)

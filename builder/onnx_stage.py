@@ -20,7 +20,8 @@ from builder.weight_source import WeightSource
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from torch import nn
+
+    from builder.architectures import Classifier
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class OnnxStage:
         return self._work / f"{precision}.onnx", self._work / f"{precision}.json"
 
     @cached_property
-    def _module(self) -> nn.Module:
+    def _module(self) -> Classifier:
         from builder.architectures import without_auxiliary_heads
 
         with self._progress.step(self._catalog_spec.slug, f"load weights ({self._source.origin})"):
@@ -121,8 +122,8 @@ class OnnxStage:
 
     @cached_property
     def _spec(self) -> ModelSpec:
-        head = self._module.get_submodule(str(self._module.head))
-        return self._catalog_spec.with_classes(int(head.weight.shape[0]))
+        bias = self._module.get_parameter(f"{self._module.head}.bias")
+        return self._catalog_spec.with_classes(bias.numel())
 
     @cached_property
     def _logits(self) -> NDArray[np.float32]:

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from builder.errors import ParityFailed
 
-# |difference of log-probabilities| allowed between torch and the written file. FP32: runtimes reorder sums (4e-4 at the
-# worst was seen) while the smallest real mistake, a wrong epsilon, moves logits by 4.5e-3. FP16 is the checked FP32
-# graph with its weights rounded to 11 bits (a CPU runtime computes in FP32): 0.43 was seen, on an untrained InceptionV4;
-# a wrong cast or an overflow moves logits by several units. Whether FP16 is good enough is decided in precision.py.
+# |difference of log-probabilities| allowed between torch and the written file.
+# FP32: runtimes reorder sums (4e-4 at the worst was seen); the smallest real mistake, a wrong epsilon, moves logits by
+# 4.5e-3. FP16: the checked FP32 graph with its weights rounded to 11 bits, which a CPU runtime computes in FP32. 0.43
+# was seen, on an untrained InceptionV4; a wrong cast or an overflow moves logits by several units. Whether FP16 is good
+# enough to serve is decided in precision.py.
 LOG_PROBABILITY_TOLERANCE = {"fp32": 2e-3, "fp16": 1.0}
 
 
@@ -30,7 +31,7 @@ class Verdict:
         return asdict(self)
 
 
-def log_probabilities(logits: NDArray[np.floating]) -> NDArray[np.float64]:
+def log_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Log-softmax over the last axis, in float64."""
     shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
     result: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
@@ -38,7 +39,7 @@ def log_probabilities(logits: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def compare(
-    compared: str, precision: str, reference: NDArray[np.floating], probabilities: NDArray[np.floating]
+    compared: str, precision: str, reference: NDArray[np.float32], probabilities: NDArray[np.float32]
 ) -> Verdict:
     """Hold `probabilities` (N x classes) against `reference` logits (N x classes).
 

@@ -125,7 +125,8 @@ def _normalised_tensor(model: ModelProto) -> str:
 
 
 def _softmax(model: ModelProto) -> NodeProto:
-    return next(node for node in model.graph.node if OUTPUT in node.output)
+    node: NodeProto = next(node for node in model.graph.node if OUTPUT in node.output)
+    return node
 
 
 def _position(nodes: list[NodeProto], tensor: str) -> int:
@@ -140,9 +141,7 @@ def _largest_activation(model: ModelProto, images: NDArray[np.uint8]) -> tuple[s
     watched = copy.deepcopy(model)
     del watched.graph.output[:]
     body: list[NodeProto] = _body_nodes(model)
-    watched.graph.output.extend(
-        helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None) for node in body
-    )
+    watched.graph.output.extend(helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None) for node in body)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3

@@ -48,8 +48,8 @@ class Repository:
             lock = (self.staging / _LOCK_NAME).open("w")
         except OSError as error:
             raise PublishConflict(
-                f"{self.path} cannot be published to: {error}. Its parent directory must be writable, since folders are "
-                f"finished in {self.staging} and renamed into place"
+                f"{self.path} cannot be published to: {error}. Its parent directory must be writable, since folders "
+                f"are finished in {self.staging} and renamed into place"
             ) from error
         with lock:
             try:
@@ -69,7 +69,7 @@ class Repository:
         return folder
 
     def version_for(self, served_name: str, release: str) -> int:
-        """The number of `release`: its own where it is served already, else the releases so far, kept or replaced, plus 1.
+        """The number of `release`: its own where it is served already, else that of all releases so far plus one.
 
         A number is never used for two releases.
         """
@@ -84,7 +84,8 @@ class Repository:
         """Make the finished staging `folder` the one that is served as `served_name`.
 
         The old folder moves to `.releases` (or is dropped when it is the same release). Returns whether this was one
-        atomic step: an exchange of two directories, which some file systems lack, is then two renames. Raises `PublishConflict` when the file system refuses, with the old folder still in place.
+        atomic step: an exchange of two directories, which some file systems lack, is then two renames. Raises
+        `PublishConflict` when the file system refuses, with the old folder still in place.
         """
         _flush(folder)
         _touch_last(folder / "config.pbtxt")
@@ -126,7 +127,7 @@ class Repository:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Swap two directories in one step of the kernel (True), or where the file system cannot, in two renames (False)."""
+    """Swap two directories in one step of the kernel (True), or where that is not to be had, in two renames (False)."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
         return True

@@ -8,12 +8,12 @@ photographs, and different photographs get different, confident answers. The lab
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from builder.architectures import module_from_spec
+from builder.architectures import Classifier, module_from_spec
 from builder.catalog import ModelSpec
 from builder.golden import golden_images
 from builder.onnx_export import Normalise
@@ -27,8 +27,8 @@ _GAMMA_RANGE = (0.5, 1.5)
 _BETA_MEAN, _BETA_STD = 0.7, 0.3
 
 
-def seeded_module(spec: ModelSpec, seed: int = 0) -> nn.Module:
-    """The architecture of `spec`, in eval mode, with weights drawn from `seed` and calibrated on the golden photographs.
+def seeded_module(spec: ModelSpec, seed: int = 0) -> Classifier:
+    """The architecture of `spec`, in eval mode, its weights drawn from `seed` and calibrated on the golden photographs.
 
     Convolutions and linear layers are He-normal; one pass scales each convolution to unit output, records the batch
     normalisation statistics, and scales the head so that logits have a standard deviation of 2 and no direction that
@@ -40,7 +40,8 @@ def seeded_module(spec: ModelSpec, seed: int = 0) -> nn.Module:
         for layer in module.modules():
             _draw(layer, generator)
         _calibrate(module, Normalise()(torch.from_numpy(golden_images(spec.input_size))))
-    return module.eval().requires_grad_(False)
+    module.eval().requires_grad_(False)
+    return module
 
 
 def _draw(layer: nn.Module, generator: torch.Generator) -> None:
@@ -53,18 +54,16 @@ def _draw(layer: nn.Module, generator: torch.Generator) -> None:
         layer.bias.normal_(_BETA_MEAN, _BETA_STD, generator=generator)
 
 
-def _calibrate(module: nn.Module, images: Tensor) -> None:
-    head = module.get_submodule(str(module.head))
+def _calibrate(module: Classifier, images: Tensor) -> None:
+    head = module.get_submodule(module.head)
     features: list[Tensor] = []
 
-    def scale_to_unit(layer: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    def scale_to_unit(layer: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         factor = 1.0 / output.std().clamp_min(1e-6)
-        layer.weight.mul_(factor)
+        cast(Tensor, layer.weight).mul_(factor)
         return output * factor
 
-    handles = [
-        layer.register_forward_hook(scale_to_unit) for layer in module.modules() if isinstance(layer, nn.Conv2d)
-    ]
+    handles = [layer.register_forward_hook(scale_to_unit) for layer in module.modules() if isinstance(layer, nn.Conv2d)]
     handles.append(head.register_forward_pre_hook(lambda _layer, inputs: features.append(inputs[0])))
     norms = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

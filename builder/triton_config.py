@@ -51,9 +51,7 @@ def _common(spec: ModelSpec, precision: str, labels: list[str], release: str | N
         "name": spec.served_name(precision),
         "max_batch_size": MAX_BATCH_SIZE,
         "input": [{"name": INPUT, "data_type": "TYPE_UINT8", "dims": dims}],
-        "output": [
-            {"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [spec.classes], "label_filename": "labels.txt"}
-        ],
+        "output": [{"name": OUTPUT, "data_type": "TYPE_FP32", "dims": [spec.classes], "label_filename": "labels.txt"}],
         "model_warmup": [
             {
                 "name": f"batch {size}",
@@ -122,6 +120,8 @@ def _text(config: dict[str, Any]) -> str:
     try:
         message = json_format.Parse(json.dumps(config), model_config_pb2.ModelConfig())
     except json_format.ParseError as error:
-        raise BuilderError(f"not a field of Triton's model configuration: {error}. This is a bug of the builder") from error
+        raise BuilderError(
+            f"not a field of Triton's model configuration: {error}. This is a bug of the builder"
+        ) from error
     text: str = text_format.MessageToString(message, as_utf8=True)
     return text

@@ -13,7 +13,7 @@ from builder.hashing import sha256_of_file
 from builder.preprocessing import sha256_of_text
 
 if TYPE_CHECKING:
-    from torch import nn
+    from builder.architectures import Classifier
 
 PRETRAINED, SEEDED = "pretrained", "seeded"
 
@@ -25,7 +25,7 @@ class WeightSource:
     kind: str
     origin: str
     sha256: str
-    load: Callable[[], nn.Module]
+    load: Callable[[], Classifier]
 
     def as_dict(self) -> dict[str, str]:
         """For the manifest."""
@@ -59,7 +59,7 @@ def weight_source(
 
 
 def _seeded(spec: ModelSpec, seed: int) -> WeightSource:
-    def load() -> nn.Module:
+    def load() -> Classifier:
         from builder.seeded import seeded_module
 
         return seeded_module(spec, seed)
@@ -69,7 +69,7 @@ def _seeded(spec: ModelSpec, seed: int) -> WeightSource:
 
 
 def _from_file(spec: ModelSpec, path: Path, kind: str, origin: str) -> WeightSource:
-    def load() -> nn.Module:
+    def load() -> Classifier:
         from builder.weights import load_weights, tensors_from_file
 
         return load_weights(spec, tensors_from_file(path), source=str(path))

@@ -30,8 +30,6 @@ from builder.pdparams import (
 )
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from builder.architectures import Classifier
     from builder.catalog import ModelSpec
 
@@ -184,7 +182,7 @@ def _arrays_from_torch(path: Path, named: Mapping[Any, object]) -> Tensors:
     return arrays
 
 
-def load_weights(spec: ModelSpec, tensors: Tensors, *, source: str) -> nn.Module:
+def load_weights(spec: ModelSpec, tensors: Tensors, *, source: str) -> Classifier:
     """The architecture of `spec` with `tensors` in it, in eval mode and frozen; the head's bias decides the classes.
 
     Takes Paddle's layout (linear weights are in x out) and PyTorch's, and both generations of InceptionV3's names.

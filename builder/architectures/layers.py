@@ -19,12 +19,11 @@ class Classifier(nn.Module):
     auxiliary_heads: tuple[str, ...] = ()
 
 
-def without_auxiliary_heads(module: nn.Module) -> nn.Module:
+def without_auxiliary_heads(module: Classifier) -> Classifier:
     """`module` with its training-only heads deleted, in place; a module that has none comes back as it is."""
-    if isinstance(module, Classifier):
-        for name in module.auxiliary_heads:
-            delattr(module, name)
-        module.auxiliary_heads = ()
+    for name in module.auxiliary_heads:
+        delattr(module, name)
+    module.auxiliary_heads = ()
     return module
 
 

@@ -77,9 +77,7 @@ class TritonPythonModel:
                 return [_failure("inference failed; the server's log has the reason")]
             return [answer for array in images for answer in self._answers([array])]
         ends = np.cumsum([len(array) for array in images])[:-1]
-        return [
-            pb_utils.InferenceResponse([pb_utils.Tensor(OUTPUT, part)]) for part in np.split(probabilities, ends)
-        ]
+        return [pb_utils.InferenceResponse([pb_utils.Tensor(OUTPUT, part)]) for part in np.split(probabilities, ends)]
 
     def _infer(self, batch: np.ndarray) -> np.ndarray:
         # share_inputs: the pixels stay where Triton put them; the output is copied before the next run reuses it.
