@@ -19,8 +19,8 @@ from client.errors import (
     UnknownModel,
 )
 from client.images import ImageLike, Rgb, crop_from_rgb, rgb_from_image
-from client.reply import Reply, probabilities_from_reply
-from client.results import Classification, ModelHealth, predictions_from_scores
+from client.reply import Reply, predictions_from_scores, probabilities_from_reply
+from client.results import Classification, ModelHealth
 from client.served import ServedModels
 from client.transport import GrpcTransport, Transport, address_from_url
 
@@ -60,7 +60,7 @@ class InceptionClient:
         rgb = rgb_from_image(image)  # before anything is sent: a bad image costs no connection
         decode_s = time.perf_counter() - started_s
         contract, reply, crop_s, inference_s = self._answer(rgb, model, precision, top_k, deadline)
-        scores = probabilities_from_reply(reply, contract).tolist()
+        scores = probabilities_from_reply(reply, contract)
         return Classification(
             predictions=predictions_from_scores(scores, contract.labels, top_k),
             model=contract.architecture,

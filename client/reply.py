@@ -1,7 +1,8 @@
-"""A server's reply -> probabilities. Everything is checked: a wrong answer is worse than none."""
+"""A server's reply -> probabilities -> predictions. Everything is checked: a wrong answer is worse than none."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from client.contract import ModelContract
 from client.errors import BadResponse
+from client.results import Prediction
 
 # Softmax in float32 over 1000 classes sums to 1 within 1e-6; 1e-3 leaves room for a GPU's faster exponential.
 SUM_TOLERANCE = 1e-3
@@ -59,6 +61,14 @@ def probabilities_from_reply(reply: Reply, contract: ModelContract) -> npt.NDArr
             f"expected none below 0 and a sum of 1 within {SUM_TOLERANCE:g}",
         )
     return probabilities
+
+
+def predictions_from_scores(
+    scores: npt.NDArray[np.float32], labels: Sequence[str], top_k: int
+) -> tuple[Prediction, ...]:
+    """The `top_k` highest of `scores`, float32 [classes], best first; of equal scores the lower index comes first."""
+    order = np.argsort(-scores, kind="stable")[:top_k].tolist()
+    return tuple(Prediction(index, labels[index], float(scores[index])) for index in order)
 
 
 def _bad(contract: ModelContract, what: str) -> BadResponse:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import heapq
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,9 +77,3 @@ class ModelHealth:
             "latency_ms": self.latency_ms,
             "error": None if self.error is None else str(self.error),
         }
-
-
-def predictions_from_scores(scores: Sequence[float], labels: Sequence[str], top_k: int) -> tuple[Prediction, ...]:
-    """The `top_k` highest scores with their labels, best first; of equal scores the lower index comes first."""
-    order = heapq.nlargest(top_k, range(len(scores)), key=scores.__getitem__)  # as stable as sorted() is
-    return tuple(Prediction(index, labels[index], scores[index]) for index in order)

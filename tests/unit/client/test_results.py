@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from client.errors import ServerUnavailable
-from client.results import Classification, ModelHealth, Prediction, predictions_from_scores
+from client.reply import predictions_from_scores
+from client.results import Classification, ModelHealth, Prediction
 
 RESULT = Classification(
     predictions=(Prediction(281, "tabby, tabby cat", 0.75), Prediction(282, "tiger cat", 0.125)),
@@ -26,19 +28,19 @@ RESULT = Classification(
 
 def test_the_highest_scores_come_first() -> None:
     """With their own index and label."""
-    found = predictions_from_scores([0.1, 0.6, 0.3], ["a", "b", "c"], 2)
-    assert found == (Prediction(1, "b", 0.6), Prediction(2, "c", 0.3))
+    found = predictions_from_scores(np.float32([0.125, 0.5, 0.375]), ["a", "b", "c"], 2)
+    assert found == (Prediction(1, "b", 0.5), Prediction(2, "c", 0.375))
 
 
 def test_equal_scores_keep_the_order_of_their_index() -> None:
     """The same reply always gives the same list."""
-    found = predictions_from_scores([0.1, 0.2, 0.2, 0.3, 0.2], list("abcde"), 4)
+    found = predictions_from_scores(np.float32([0.1, 0.2, 0.2, 0.3, 0.2]), list("abcde"), 4)
     assert [each.index for each in found] == [3, 1, 2, 4]
 
 
 def test_all_classes_can_be_asked_for() -> None:
     """top_k may be the number of classes."""
-    found = predictions_from_scores([0.25] * 4, list("abcd"), 4)
+    found = predictions_from_scores(np.full(4, 0.25, np.float32), list("abcd"), 4)
     assert [each.index for each in found] == [0, 1, 2, 3]
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import grpc
+import numpy as np
 import pytest
-from tritonclient.utils import InferenceServerException
+from tritonclient.grpc import service_pb2
 
 from client import errors
 from client.errors import InceptionError, InvalidRequest, NotAllowed, Overloaded, ServerUnavailable
@@ -14,20 +15,21 @@ from client.transport import (
     GrpcTransport,
     address_from_url,
     cleaned,
-    error_from_exception,
+    error_from_status,
+    with_raw_input,
 )
 
 
 def test_every_grpc_status_is_in_the_table() -> None:
     """A status that gRPC adds must be given an error here before it can be released."""
-    assert set(ERROR_BY_STATUS) == {str(status) for status in grpc.StatusCode}
+    assert set(ERROR_BY_STATUS) == set(grpc.StatusCode)
 
 
 @pytest.mark.parametrize("status", list(grpc.StatusCode), ids=lambda status: status.name)
 def test_every_status_becomes_one_of_our_errors_with_a_full_message(status: grpc.StatusCode) -> None:
     """Never a KeyError while reporting an error; the message names the server and its reason."""
-    error = error_from_exception(InferenceServerException("some reason", str(status)), "host:8001")
-    assert type(error) is ERROR_BY_STATUS[str(status)]
+    error = error_from_status(status, "some reason", "host:8001")
+    assert type(error) is ERROR_BY_STATUS[status]
     assert "host:8001" in str(error)
     assert "some reason" in str(error)
 
@@ -51,14 +53,27 @@ def test_every_error_of_the_tree_is_an_inception_error_with_a_known_exit_code() 
 )
 def test_unavailable_is_told_apart_by_its_text(text: str, kind: type[InceptionError]) -> None:
     """Triton says UNAVAILABLE to a missing token, to a full queue and to a dead server."""
-    error = error_from_exception(InferenceServerException(text, "StatusCode.UNAVAILABLE"), "host:8001")
+    error = error_from_status(grpc.StatusCode.UNAVAILABLE, text, "host:8001")
     assert type(error) is kind
 
 
-def test_an_error_without_a_status_is_the_callers() -> None:
-    """tritonclient itself refused what it was given."""
-    error = error_from_exception(InferenceServerException("got unexpected numpy array shape [1]"), "host:8001")
-    assert type(error) is InvalidRequest
+@pytest.mark.parametrize("shape", [(1, 1, 1, 3), (1, 6, 7, 3), (1, 299, 299, 3), (8, 299, 299, 3)])
+def test_a_request_written_in_parts_is_the_one_protobuf_would_write(shape: tuple[int, ...]) -> None:
+    """The pixels are appended to the message by hand; every length of the length field must come out right."""
+    batch = np.arange(np.prod(shape), dtype=np.uint32).astype(np.uint8).reshape(shape)
+    header = service_pb2.ModelInferRequest(model_name="inception_v3_fp32")
+    header.inputs.add(name="image", datatype="UINT8", shape=shape)
+    expected = service_pb2.ModelInferRequest()
+    expected.CopyFrom(header)
+    expected.raw_input_contents.append(batch.tobytes())
+    assert service_pb2.ModelInferRequest.FromString(with_raw_input(header, batch)) == expected
+
+
+def test_a_strided_view_is_sent_in_its_own_order() -> None:
+    """A caller may hold a view; its bytes in memory are not its pixels."""
+    batch = np.arange(2 * 4 * 4 * 3, dtype=np.uint8).reshape(2, 4, 4, 3)[::-1, :, ::2]
+    sent = service_pb2.ModelInferRequest.FromString(with_raw_input(service_pb2.ModelInferRequest(), batch))
+    assert [batch.tobytes()] == list(sent.raw_input_contents)
 
 
 @pytest.mark.parametrize(

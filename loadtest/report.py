@@ -1,0 +1,105 @@
+"""Figures as tables for people and as JSON for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from loadtest.bench import Figure
+from loadtest.bench_build import BuildCost, StartCost
+from loadtest.bench_serving import CONCURRENCY, IdleLatency, Throughput
+from loadtest.runtimes import RuntimeComparison
+from loadtest.statistics import Summary
+
+_WIDTH = 140
+
+
+def print_tables(conditions: str, tables: Sequence[Table]) -> None:
+    """The conditions, then each table."""
+    console = Console(width=_WIDTH)
+    console.print(conditions, highlight=False, soft_wrap=True)
+    for table in tables:
+        console.print(table)
+
+
+def as_json(figures: Sequence[Any]) -> list[dict[str, Any]]:
+    """Every figure as a dictionary that says what `kind` it is."""
+    return [{"kind": type(figure).__name__, **asdict(figure)} for figure in figures]
+
+
+def bench_tables(figures: Sequence[Figure]) -> list[Table]:
+    """One table a kind of figure, those that were measured."""
+    tables = []
+    if builds := [figure for figure in figures if isinstance(figure, BuildCost)]:
+        table = _table("Build (one run each)", "build", "wall s", "peak memory GB", "imports torch")
+        for build in builds:
+            table.add_row(
+                build.title, f"{build.wall_s:.1f}", f"{build.peak_gb:.2f}", "yes" if build.is_torch_imported else "no"
+            )
+        tables.append(table)
+    if starts := [figure for figure in figures if isinstance(figure, StartCost)]:
+        table = _table("Start of the server (one run each)", "models", "ready s", "memory GB (PSS)")
+        for start in starts:
+            table.add_row(start.title, f"{start.ready_s:.1f}", f"{start.memory_gb:.2f}")
+        tables.append(table)
+    if latencies := [figure for figure in figures if isinstance(figure, IdleLatency)]:
+        table = _table(
+            "Batch 1, idle server: classify(JPEG) against the same work in-process, p50",
+            "model", "client ms", "in-process ms", "difference ms, median [95 % interval]",
+        )  # fmt: skip
+        for each in latencies:
+            table.add_row(
+                each.name,
+                f"{each.client_p50_ms:.2f}",
+                f"{each.inprocess_p50_ms:.2f}",
+                _interval(each.overhead_ms, 2),
+            )
+        tables.append(table)
+    if throughputs := [figure for figure in figures if isinstance(figure, Throughput)]:
+        table = _table(
+            f"Throughput at concurrency {CONCURRENCY}, closed loop, against the best in-process batch size",
+            "model", "best batch", "in-process img/s", "served img/s", "served / in-process, median [95 % interval]",
+        )  # fmt: skip
+        for load in throughputs:
+            table.add_row(
+                load.served_name,
+                str(load.best_batch),
+                f"{load.inprocess_images_per_s:.1f}",
+                f"{load.served_images_per_s:.1f}",
+                _interval(load.ratio, 3),
+            )
+        tables.append(table)
+    return tables
+
+
+def runtimes_table(comparisons: Sequence[RuntimeComparison]) -> Table:
+    """The two runtimes, one row a model and batch size."""
+    table = _table(
+        "CPU runtimes, in-process, all cores, alternating",
+        "model", "batch", "OpenVINO ms/image", "ONNX Runtime ms/image", "OpenVINO / ONNX Runtime",
+    )  # fmt: skip
+    for each in comparisons:
+        table.add_row(
+            each.served_name,
+            str(each.batch_size),
+            _interval(each.openvino_ms, 1),
+            _interval(each.onnxruntime_ms, 1),
+            _interval(each.ratio, 3),
+        )
+    return table
+
+
+def _table(title: str, *headings: str) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for index, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if index == 0 else "right", no_wrap=True)
+    return table
+
+
+def _interval(summary: Summary, digits: int) -> str:
+    return f"{summary.median:.{digits}f} [{summary.low:.{digits}f}, {summary.high:.{digits}f}]"
