@@ -65,6 +65,9 @@ def build(options: BuildOptions, progress: Progress) -> list[Built]:
     repository = Repository(options.repository)
     built: list[Built] = []
     with repository.locked():
+        for kept in repository.staging.glob("work-*"):
+            if not kept.name.startswith(_work_prefix()):
+                shutil.rmtree(kept)  # of another builder: nothing in it will be asked for again
         for spec in options.specs:
             built += _ModelBuild(spec, options, repository, progress).run()
     if options.target.plan_filename is not None:
@@ -93,7 +96,7 @@ class _ModelBuild:
         if missing:
             from builder.onnx_stage import OnnxStage
 
-            work = self._repository.staging / f"work-{self._key()[:16]}"
+            work = self._repository.staging / f"{_work_prefix()}{self._key()[:16]}"
             stage = OnnxStage(self._spec, self._source, work, self._progress)
             labels = labels_for(stage.classes, self._options.labels)  # before minutes are spent on an export
             for precision in missing:
@@ -183,6 +186,11 @@ def _step_left(options: BuildOptions, built: list[Built]) -> str:
         f"The step left, on such a host: python -m builder build --gpu {target.name} {names} "
         f"--precision {','.join(options.precisions)} --weights {options.weights} --repository {options.repository}"
     )
+
+
+def _work_prefix() -> str:
+    """Work folders carry what made them, so that those of an older builder are known and removed."""
+    return f"work-{sha256_of_text(canonical_json([_code_sha256(), _toolchain()]))[:8]}-"
 
 
 @cache

@@ -28,6 +28,14 @@ _BUILD_EXAMPLES = """examples:
   python -m builder build --gpu cpu --model GoogLeNet --input-size 299
   python -m builder build --gpu t4                               TensorRT folders; ends with 3 where there is no T4"""
 
+_LIST_EXAMPLES = """examples:
+  python -m builder list
+  python -m builder list --json"""
+
+_VERIFY_EXAMPLES = """examples:
+  python -m builder verify                                       the repository that `build` writes
+  python -m builder verify /srv/models --json"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one line on standard error, never a stack trace."""
@@ -37,6 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BuilderError as error:
         print(f"builder: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        print(
+            f"builder: the system refused: {error}. See to permissions and free space, then run this again to go on",
+            file=sys.stderr,
+        )
+        return BuilderError.exit_code
     except KeyboardInterrupt:
         print("builder: interrupted; the repository is as it was, run the same command to go on", file=sys.stderr)
         return 130
@@ -52,7 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    listing = commands.add_parser("list", help="the eight models: sizes, true counts, PaddleClas's published figures")
+    listing = commands.add_parser(
+        "list",
+        help="the eight models: sizes, true counts, PaddleClas's published figures",
+        epilog=f"{_LIST_EXAMPLES}\n\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     listing.add_argument("--json", action="store_true", help="for machines")
     listing.set_defaults(run=_list)
 
@@ -97,8 +116,15 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--json", action="store_true", help="the result for machines, on standard output")
     build.set_defaults(run=_build)
 
-    verify = commands.add_parser("verify", help="hash a repository again and name every file that is not as published")
-    verify.add_argument("repository", type=Path, nargs="?", default=Path("model_repository"))
+    verify = commands.add_parser(
+        "verify",
+        help="hash a repository again and name every file that is not as published",
+        epilog=f"{_VERIFY_EXAMPLES}\n\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    verify.add_argument(
+        "repository", type=Path, nargs="?", default=Path("model_repository"), help="default: %(default)s"
+    )
     verify.add_argument("--json", action="store_true", help="for machines")
     verify.set_defaults(run=_verify)
     return parser

@@ -57,7 +57,9 @@ def listing_table() -> None:
             f"{published.params_m:.2f} M / {published.flops_g:.2f} G",
             f"{published.paddle_params_m:.2f} M / {published.paddle_flops_g:.2f} G",
         )
-    console = Console(width=None if Console().width >= 150 else 150)
+    console = Console()
+    # Wider than a narrow window if need be: a wrapped line can be read, a name that was cut off cannot.
+    console.width = max(console.width, console.measure(table, options=console.options.update(width=400)).maximum)
     console.print(table)
     console.print(
         "true: learnable parameters and multiply-accumulates of the served main path, counted on the network here.\n"

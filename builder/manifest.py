@@ -33,8 +33,8 @@ def sha256_of_bytes(data: bytes) -> str:
 
 def manifest_path(folder: Path) -> Path | None:
     """The manifest of the model folder's one version, or None where there is none."""
-    found = sorted(folder.glob(f"[1-9]*/{NAME}"))
-    return found[-1] if found else None
+    found = [path for path in folder.glob(f"[1-9]*/{NAME}") if path.parent.name.isdecimal()]
+    return max(found, key=lambda path: int(path.parent.name), default=None)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -46,13 +46,21 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise RepositoryDamaged(f"{path} cannot be read ({error}); rebuild the model") from error
-    if (
-        not isinstance(manifest, dict)
-        or manifest.get("format") != FORMAT
-        or not isinstance(manifest.get("files"), dict)
-    ):
+    if not _is_manifest(manifest):
         raise RepositoryDamaged(f"{path} is no manifest of format {FORMAT}; rebuild the model with this builder")
-    return manifest
+    checked: dict[str, Any] = manifest
+    return checked
+
+
+def _is_manifest(value: Any) -> bool:
+    if not isinstance(value, dict) or value.get("format") != FORMAT or not isinstance(value.get("files"), dict):
+        return False
+    return (
+        isinstance(value.get("served_name"), str)
+        and isinstance(value.get("release"), str)
+        and type(value.get("version")) is int
+        and all(isinstance(file, dict) and {"sha256", "size"} <= file.keys() for file in value["files"].values())
+    )
 
 
 def listed_files(folder: Path, paths: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -72,26 +80,30 @@ def problems_of(folder: Path) -> list[str]:
     found = manifest_path(folder)
     version = found.parent.name if found else ""
     problems = []
-    if str(manifest.get("version")) != version:
-        problems.append(f"{folder.name}/{version}: the manifest calls itself version {manifest.get('version')}")
+    if str(manifest["version"]) != version:
+        problems.append(f"{folder.name}/{version}: the manifest calls itself version {manifest['version']}")
     for path, expected in manifest["files"].items():
         problems.extend(_problem(folder, path, expected))
     belonging = set(manifest["files"]) | {f"{version}/{NAME}"}
     plans, plan_problems = _plans(folder, version)
     problems.extend(plan_problems)
-    for path in sorted(_files_below(folder) - belonging - plans):
+    for path in sorted(_entries_below(folder, version) - belonging - plans):
         problems.append(f"{folder.name}/{path} does not belong: the manifest does not list it")
     return problems
 
 
-def _problem(folder: Path, path: str, expected: Any) -> Iterable[str]:
+def _problem(folder: Path, path: str, expected: dict[str, Any]) -> Iterable[str]:
     file = folder / path
-    if file.is_symlink() or not file.is_file():
-        yield f"{folder.name}/{path} is missing"
-    elif file.stat().st_size != expected["size"]:
-        yield f"{folder.name}/{path} differs: {file.stat().st_size} bytes, the manifest says {expected['size']}"
-    elif (seen := sha256_of_file(file)) != expected["sha256"]:
-        yield f"{folder.name}/{path} differs: SHA-256 {seen[:16]}..., the manifest says {expected['sha256'][:16]}..."
+    try:
+        if file.is_symlink() or not file.is_file():
+            yield f"{folder.name}/{path} is missing"
+        elif file.stat().st_size != expected["size"]:
+            yield f"{folder.name}/{path} differs: {file.stat().st_size} bytes, the manifest says {expected['size']}"
+        elif (seen := sha256_of_file(file)) != expected["sha256"]:
+            told = str(expected["sha256"])[:16]
+            yield f"{folder.name}/{path} differs: SHA-256 {seen[:16]}..., the manifest says {told}..."
+    except OSError as error:
+        yield f"{folder.name}/{path} cannot be read: {error.strerror}"
 
 
 def _plans(folder: Path, version: str) -> tuple[set[str], list[str]]:
@@ -106,15 +118,20 @@ def _plans(folder: Path, version: str) -> tuple[set[str], list[str]]:
         except (OSError, ValueError, KeyError, TypeError):
             problems.append(f"{folder.name}/{version}/{plan.name} has no readable record {record.name}")
             continue
-        if sha256_of_file(plan) != expected:
+        if plan.is_symlink() or not plan.is_file() or sha256_of_file(plan) != expected:
             problems.append(f"{folder.name}/{version}/{plan.name} differs from its record {record.name}")
     return belonging, problems
 
 
-def _files_below(folder: Path) -> set[str]:
-    """Relative paths of all files. Python's bytecode of model.py is left out: Triton writes it on loading."""
+def _entries_below(folder: Path, version: str) -> set[str]:
+    """Relative paths of all files, links and empty directories (Triton takes `2/` for a version, files or not).
+
+    Python's bytecode of model.py is left out: Triton writes it on loading.
+    """
+    bytecode = folder / version / "__pycache__"
     return {
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")
-        if (path.is_symlink() or not path.is_dir()) and path.parent.name != "__pycache__"
+        if (path.is_symlink() or not path.is_dir() or not any(path.iterdir()))
+        and not (path == bytecode or (path.parent == bytecode and path.match("model.*")))
     }

@@ -86,22 +86,25 @@ def half_onnx_from_onnx(model: ModelProto) -> ModelProto:
 def admit_fp16(model: ModelProto, module: nn.Module, spec: ModelSpec, images: NDArray[np.uint8]) -> Fp16Verdict:
     """Decide whether `model` (the FP32 graph) and `module` (its torch body, FP32) may be served in FP16.
 
-    Raises `PrecisionRejected` naming the layer when an FP32 activation over `images` exceeds 16,000, or when the body
-    in half precision gives a value that is not finite or changes the top-1 of too many photographs.
+    Raises `PrecisionRejected` when an FP32 activation over `images` exceeds 16,000, naming the first layer that does,
+    or when the body in half precision gives a value that is not finite or changes the top-1 of too many photographs.
     """
-    layer, largest = _largest_activation(model, images)
-    if not largest <= MAX_ACTIVATION:
-        raise PrecisionRejected(
-            f"{spec.name} cannot be served in FP16: layer {layer} reaches {largest:,.0f} on the golden photographs, "
-            f"{MAX_ACTIVATION:,.0f} is allowed (FP16 overflows at 65,504). Serve it with --precision fp32"
-        )
+    activations = _largest_activations(model, images)
+    for layer, reached in activations.items():
+        if not reached <= MAX_ACTIVATION:  # true for NaN as well
+            raise PrecisionRejected(
+                f"{spec.name} cannot be served in FP16: layer {layer} reaches {reached:,.0f} on the golden "
+                f"photographs, {MAX_ACTIVATION:,.0f} is allowed (FP16 overflows at 65,504). "
+                "Serve it with --precision fp32"
+            )
     agreeing = _agreeing_in_half(module, spec, images)
     if agreeing < MIN_AGREEING_IMAGES:
         raise PrecisionRejected(
             f"{spec.name} cannot be served in FP16: in half precision {agreeing} of {len(images)} golden photographs "
             f"keep their top-1, {MIN_AGREEING_IMAGES} are needed. Serve it with --precision fp32"
         )
-    return Fp16Verdict(largest, layer, MAX_ACTIVATION, agreeing, len(images))
+    layer = max(activations, key=activations.__getitem__)
+    return Fp16Verdict(activations[layer], layer, MAX_ACTIVATION, agreeing, len(images))
 
 
 def _preprocessing_nodes(model: ModelProto) -> list[NodeProto]:
@@ -133,26 +136,25 @@ def _position(nodes: list[NodeProto], tensor: str) -> int:
     return next(index for index, node in enumerate(nodes) if tensor in node.output)
 
 
-def _largest_activation(model: ModelProto, images: NDArray[np.uint8]) -> tuple[str, float]:
-    """(layer name, max |value|) over every FP32 tensor that a layer of the network writes, one photograph at a time."""
+def _largest_activations(model: ModelProto, images: NDArray[np.uint8]) -> dict[str, float]:
+    """Layer name -> max |value| that it writes in FP32 over `images`, in the graph's order; NaN where there is one."""
     import onnxruntime
     from onnx import TensorProto, helper
 
     watched = copy.deepcopy(model)
+    body = _body_nodes(model)
+    outputs = [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None) for node in body]
     del watched.graph.output[:]
-    body: list[NodeProto] = _body_nodes(model)
-    watched.graph.output.extend(helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, None) for node in body)
+    watched.graph.output.extend(outputs)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
     largest = np.zeros(len(body))
-    for image in images:
-        outputs = session.run(None, {INPUT: image[None]})
-        # np.maximum keeps a NaN, and the caller's `not largest <= bound` refuses it.
-        largest = np.maximum(largest, [np.abs(output).max() for output in outputs])
-    worst = int(np.argmax(np.where(np.isnan(largest), np.inf, largest)))
-    return body[worst].name, float(largest[worst])
+    for image in images:  # one at a time: every tensor of the network is held at once
+        written = session.run(None, {INPUT: image[None]})
+        largest = np.maximum(largest, [np.abs(tensor).max() for tensor in written])  # keeps a NaN
+    return {node.name: float(value) for node, value in zip(body, largest, strict=True)}
 
 
 def _body_nodes(model: ModelProto) -> list[NodeProto]:

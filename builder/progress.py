@@ -6,7 +6,10 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    import rich.progress
 
 
 class Progress:
@@ -33,7 +36,8 @@ class Progress:
     @contextlib.contextmanager
     def bytes_of(self, subject: str, action: str) -> Iterator[ByteCounter]:
         """A counter for a transfer: a bar on a terminal, a line every ten percent in a log."""
-        counter = ByteCounter(self, subject, action, is_terminal=self._is_terminal and not self._is_quiet)
+        terminal = self._stream if self._is_terminal and not self._is_quiet else None
+        counter = ByteCounter(self, subject, action, terminal)
         with counter:
             yield counter
 
@@ -48,29 +52,35 @@ class Progress:
 class ByteCounter:
     """Callable as `counter(done_bytes, total_bytes or None)`."""
 
-    def __init__(self, progress: Progress, subject: str, action: str, *, is_terminal: bool) -> None:
+    def __init__(self, progress: Progress, subject: str, action: str, terminal: TextIO | None) -> None:
         self._progress, self._subject, self._action = progress, subject, action
-        self._is_terminal = is_terminal
+        self._terminal = terminal
         self._told_tenths = -1
+        self._bar: rich.progress.Progress | None = None
 
     def __enter__(self) -> ByteCounter:
-        if self._is_terminal:
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-            bar = Progress(TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-            bar.start()
-            self._task = bar.add_task(f"{self._subject}  {self._action}", total=None)
-            self._rich = bar
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._is_terminal:
-            self._rich.stop()
+        if self._bar:
+            self._bar.stop()
 
     def __call__(self, done_bytes: int, total_bytes: int | None) -> None:
         """`done_bytes` of `total_bytes` have arrived."""
-        if self._is_terminal:
-            self._rich.update(self._task, completed=done_bytes, total=total_bytes)
+        if self._terminal:
+            self._bar = self._bar or self._started_bar(self._terminal)
+            self._bar.update(self._bar.task_ids[0], completed=done_bytes, total=total_bytes)
         elif total_bytes and (tenths := 10 * done_bytes // total_bytes) > self._told_tenths:
             self._told_tenths = tenths
             self._progress.line(self._subject, f"{self._action}  {done_bytes / 1e6:.1f} of {total_bytes / 1e6:.1f} MB")
+
+    def _started_bar(self, terminal: TextIO) -> rich.progress.Progress:
+        """Only now: most weights are there already, and nothing is transferred."""
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        bar = Progress(*columns, console=Console(file=terminal))
+        bar.add_task(f"{self._subject}  {self._action}", total=None)
+        bar.start()
+        return bar

@@ -1,10 +1,13 @@
 """The only way into a repository: a finished folder, renamed. Standard library only.
 
-    <parent>/.staging/<unique>/      folders being written, on the same file system, outside the repository
+    <parent>/.staging/<repository>/  on the same file system as the repository, outside of it:
+        new-ID                       a folder being written
+        swap-ID@NAME                 whole, about to change places with NAME; afterwards the replaced one
+        aside-ID@NAME                the replaced one, where a file system cannot exchange directories
     <parent>/<repository>/           what tritonserver reads
-    <parent>/.releases/<repository>/ folders that were replaced, newest kept
+    <parent>/.releases/<repository>/ folders that were replaced
 
-A crash at any point leaves the repository as it was, plus at most a staging folder that the next publisher removes.
+A crash at any point leaves the old folder or the new one whole; the next publisher puts the staging folder right.
 """
 
 from __future__ import annotations
@@ -18,14 +21,15 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from builder.errors import PublishConflict
+from builder.errors import PublishConflict, RepositoryDamaged
 from builder.manifest import manifest_path, read_manifest
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _LOCK_NAME = ".lock"
-_ASIDE = "-aside"
+_NEW, _SWAP, _ASIDE = "new-", "swap-", "aside-"
 
 
 class Repository:
@@ -43,9 +47,9 @@ class Repository:
         What a publisher that died left in staging is put right: nobody else can own it while the lock is held.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.staging.mkdir(parents=True, exist_ok=True)
-            lock = (self.staging / _LOCK_NAME).open("w")
+            for directory in (self.path, self.staging, self.releases):
+                directory.mkdir(parents=True, exist_ok=True)
+            lock = (self.staging / _LOCK_NAME).open("a")
         except OSError as error:
             raise PublishConflict(
                 f"{self.path} cannot be published to: {error}. Its parent directory must be writable, since folders "
@@ -58,13 +62,18 @@ class Repository:
                 raise PublishConflict(
                     f"another builder is publishing to {self.path}; nothing was changed. Run this again when it is done"
                 ) from error
-            for left_over in sorted(self.staging.glob("new-*")):
-                self._recover(left_over)
+            try:
+                self._recover()
+            except OSError as error:
+                raise PublishConflict(
+                    f"what a dead builder left in {self.staging} cannot be put right: {error}. {self.path} must be "
+                    "writable, and so must the staging folder"
+                ) from error
             yield
 
     def new_folder(self) -> Path:
         """An empty staging folder; the caller holds the lock."""
-        folder = self.staging / f"new-{uuid.uuid4().hex}"
+        folder = self.staging / f"{_NEW}{uuid.uuid4().hex}"
         folder.mkdir()
         return folder
 
@@ -74,8 +83,9 @@ class Repository:
         A number is never used for two releases.
         """
         live = self.path / served_name
-        if manifest_path(live) is not None and read_manifest(live)["release"] == release:
-            return int(read_manifest(live)["version"])
+        manifest = _manifest_or_none(live)
+        if manifest is not None and manifest["release"] == release:
+            return int(manifest["version"])
         folders = [live, *self.releases.glob(f"{served_name}@*")]
         versions = [int(found.parent.name) for folder in folders if (found := manifest_path(folder))]
         return max(versions, default=0) + 1
@@ -85,64 +95,99 @@ class Repository:
 
         The old folder moves to `.releases` (or is dropped when it is the same release). Returns whether this was one
         atomic step: an exchange of two directories, which some file systems lack, is then two renames. Raises
-        `PublishConflict` when the file system refuses, with the old folder still in place.
+        `PublishConflict` when the file system refuses, and says which folder is in place.
         """
         _flush(folder)
         _touch_last(folder / "config.pbtxt")
         live = self.path / served_name
-        is_atomic = True
         try:
             if not live.exists():
                 folder.rename(live)
-            else:
-                is_atomic = _exchange(folder, live)
-                self._retire(folder, live)
-            _flush_directory(self.path)
+                _flush_directory(self.path)
+                return True
+            swap = folder.rename(self.staging / f"{_SWAP}{uuid.uuid4().hex}@{served_name}")
+            old = _exchange(swap, live)
         except OSError as error:
-            raise PublishConflict(f"{live} could not be replaced: {error}. The old folder is still in place") from error
-        return is_atomic
+            raise PublishConflict(
+                f"{live} could not be replaced: {error}. The old folder is still in place; make {self.path} writable"
+            ) from error
+        try:
+            _flush_directory(self.path)
+            self._retire(old, live)
+        except OSError as error:
+            raise PublishConflict(
+                f"{live} is the new folder, but the old one could not be moved from {old} to {self.releases}: {error}. "
+                "Make that directory writable; the next build moves it"
+            ) from error
+        return old == swap
 
     def _retire(self, old: Path, live: Path) -> None:
         """Keep the replaced folder for a rollback, unless its release is the one that now serves."""
-        if manifest_path(old) is None or read_manifest(old)["release"] == read_manifest(live)["release"]:
+        manifest, served = _manifest_or_none(old), _manifest_or_none(live)
+        if manifest is None:  # damaged, or not of this builder: not ours to throw away
+            old.rename(self.releases / f"{live.name}@unknown-{uuid.uuid4().hex[:8]}")
+            return
+        kept = self.releases / f"{live.name}@{manifest['version']}-{manifest['release']}"
+        is_serving = served is not None and served["release"] == manifest["release"]
+        if is_serving or kept.exists():
             shutil.rmtree(old)
-            return
-        manifest = read_manifest(old)
-        self.releases.mkdir(parents=True, exist_ok=True)
-        old.rename(self.releases / f"{live.name}@{manifest['version']}-{manifest['release']}")
-
-    def _recover(self, left_over: Path) -> None:
-        """Decide what a dead publisher's folder is: the served one in flight, a replaced one, or an unfinished one."""
-        if manifest_path(left_over) is None:
-            shutil.rmtree(left_over)
-            return
-        manifest = read_manifest(left_over)
-        live = self.path / str(manifest["served_name"])
-        if not live.exists() and left_over.name.endswith(_ASIDE):
-            left_over.rename(live)  # died between the two renames of a file system without exchange
-        elif live.exists() and manifest["version"] <= read_manifest(live)["version"]:
-            self._retire(left_over, live)  # died after the exchange
         else:
-            shutil.rmtree(left_over)  # died before it
+            old.rename(kept)
+
+    def _recover(self) -> None:
+        """Undo or finish what a dead publisher began: no folder that was served may get lost."""
+        for unfinished in self.staging.glob(f"{_NEW}*"):
+            shutil.rmtree(unfinished)
+        for aside in self.staging.glob(f"{_ASIDE}*@*"):
+            live = self._live_of(aside)
+            if live.exists():
+                self._retire(aside, live)  # died after the second rename
+            else:
+                aside.rename(live)  # died between the two
+        for swap in self.staging.glob(f"{_SWAP}*@*"):
+            live = self._live_of(swap)
+            if live.exists() and _is_newer(swap, live):
+                shutil.rmtree(swap)  # died before the exchange
+            else:
+                self._retire(swap, live)  # died after it
+
+    def _live_of(self, left_over: Path) -> Path:
+        return self.path / left_over.name.partition("@")[2]
 
 
-def _exchange(one: Path, other: Path) -> bool:
-    """Swap two directories in one step of the kernel (True), or where that is not to be had, in two renames (False)."""
+def _manifest_or_none(folder: Path) -> dict[str, Any] | None:
+    try:
+        return read_manifest(folder)
+    except RepositoryDamaged:
+        return None
+
+
+def _is_newer(left_over: Path, live: Path) -> bool:
+    """Whether `left_over` was to replace `live`: one of the two is whole and has the higher number."""
+    manifest, served = _manifest_or_none(left_over), _manifest_or_none(live)
+    return manifest is not None and (served is None or manifest["version"] > served["version"])
+
+
+def _exchange(one: Path, other: Path) -> Path:
+    """Put `one` in the place of `other`, and return where that is now.
+
+    `one`, after one step of the kernel; a third path, after two renames, where kernel or file system have no exchange.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
-        raise OSError(code, os.strerror(code), str(other))
-    aside = one.with_name(f"{one.name}{_ASIDE}")
+    if hasattr(libc, "renameat2"):
+        if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+            return one
+        code = ctypes.get_errno()
+        if code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise OSError(code, os.strerror(code), str(other))
+    aside = one.with_name(one.name.replace(_SWAP, _ASIDE, 1))
     other.rename(aside)
     try:
         one.rename(other)
     except OSError:
         aside.rename(other)
         raise
-    aside.rename(one)
-    return False
+    return aside
 
 
 def _touch_last(config: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.errors import UsageError
-from builder.manifest import problems_of
+from builder.errors import RepositoryDamaged, UsageError
+from builder.manifest import problems_of, read_manifest
 
 # What may lie beside the model folders: the text that explains the directory.
 _NOT_MODELS = {"README.md"}
@@ -19,8 +19,18 @@ def verify(repository: Path) -> dict[str, list[str]]:
     if not repository.is_dir():
         raise UsageError(f"{repository} is no directory; expected a model repository, as `builder build` writes it")
     entries = sorted(path for path in repository.iterdir() if path.name not in _NOT_MODELS)
-    report = {path.name: problems_of(path) for path in entries if path.is_dir()}
-    strays = [f"{path.name} does not belong: only model folders do" for path in entries if not path.is_dir()]
+    folders = [path for path in entries if path.is_dir() and not path.is_symlink()]
+    report = {path.name: _name_problems(path) + problems_of(path) for path in folders}
+    strays = [f"{path.name} does not belong: only model folders do" for path in entries if path not in folders]
     if not report and not strays:
         raise UsageError(f"{repository} holds no model; `python -m builder build --gpu cpu` writes some")
     return report | ({".": strays} if strays else {})
+
+
+def _name_problems(folder: Path) -> list[str]:
+    """Triton refuses a folder whose config carries another name."""
+    try:
+        served_name = read_manifest(folder)["served_name"]
+    except RepositoryDamaged:
+        return []  # `problems_of` says it
+    return [] if served_name == folder.name else [f"{folder.name} was published as {served_name}: it was renamed"]

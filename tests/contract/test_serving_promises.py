@@ -1,0 +1,98 @@
+"""Promises of the served models that need the real server: batching, refusals, access."""
+
+from __future__ import annotations
+
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from client import InceptionClient, InvalidRequest, NotAllowed, UnknownModel
+from client.images import rgb_from_image
+from client.transport import GrpcTransport
+
+NAME = "googlenet_fp32"
+
+
+def test_many_callers_at_once_get_the_answers_of_one_caller(client, photos):
+    """The dynamic batcher joins their requests; every answer still belongs to its own picture."""
+    alone = {photo: client.classify(photo, model="GoogLeNet", precision="fp32") for photo in photos}
+    jobs = [photo for _ in range(16) for photo in photos]
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda photo: client.classify(photo, model="GoogLeNet", precision="fp32"), jobs))
+    for photo, answer in zip(jobs, answers, strict=True):
+        assert [each.index for each in answer.predictions] == [each.index for each in alone[photo].predictions]
+        scores = [each.score for each in alone[photo].predictions]
+        assert [each.score for each in answer.predictions] == pytest.approx(scores, rel=1e-3)
+
+
+def test_requests_are_really_batched(served, client, photos):
+    """Otherwise the test above proves nothing: fewer executions than inferences under load."""
+
+    def counted(metric):
+        text = urllib.request.urlopen(served.metrics_url, timeout=10).read().decode()  # noqa: S310 - our own loopback
+        line = next(each for each in text.splitlines() if each.startswith(f'{metric}{{model="{NAME}"'))
+        return float(line.rpartition(" ")[2])
+
+    def both():
+        return counted("nv_inference_count"), counted("nv_inference_exec_count")
+
+    before = both()
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: client.classify(photos[0], model="GoogLeNet", precision="fp32"), range(64)))
+    inferences, executions = (after - earlier for after, earlier in zip(both(), before, strict=True))
+    assert inferences == 64
+    assert executions < inferences / 2
+
+
+def test_path_bytes_and_array_give_the_same_answer(client, photos):
+    """What an image is held in must not matter."""
+    by_path = client.classify(photos[0], model=NAME)
+    for image in (str(photos[0]), photos[0].read_bytes(), rgb_from_image(photos[0])):
+        answer = client.classify(image, model=NAME)
+        assert [each.index for each in answer.predictions] == [each.index for each in by_path.predictions]
+        scores = [each.score for each in by_path.predictions]
+        assert [each.score for each in answer.predictions] == pytest.approx(scores, rel=1e-4)
+
+
+def test_fp16_is_taken_where_it_is_served_and_the_result_says_so(client, photos):
+    """`precision=None` never guesses in silence."""
+    assert client.classify(photos[0], model="GoogLeNet").precision == "fp16"
+    assert client.classify(photos[0], model="Xception41").precision == "fp32"
+
+
+def test_an_unknown_model_lists_what_is_served(client, photos):
+    """A typing error is mended in one look."""
+    with pytest.raises(UnknownModel, match="googlenet_fp32"):
+        client.classify(photos[0], model="ResNet50")
+    with pytest.raises(InvalidRequest, match="model may be left out only where one is served"):
+        client.classify(photos[0])
+
+
+@pytest.mark.parametrize("shape", [(9, 224, 224, 3), (1, 223, 224, 3), (1, 224, 224, 1), (224, 224, 3)])
+def test_a_request_that_does_not_fit_is_refused_and_the_server_lives(served, client, photos, shape):
+    """Over the maximum batch, another size, another rank."""
+    transport = GrpcTransport(served.grpc_url, served.token)
+    with pytest.raises(InvalidRequest):
+        transport.infer(NAME, "image", np.zeros(shape, np.uint8), 30.0)
+    transport.close()
+    assert client.classify(photos[0], model=NAME).predictions
+
+
+def test_without_the_token_inference_works_and_the_repository_index_does_not(served, photos):
+    """What classifies is open on loopback, what reveals or changes is not."""
+    with InceptionClient(served.grpc_url) as stranger:
+        assert stranger.classify(photos[0], model=NAME).predictions
+        assert {contract.served_name for contract in stranger.models()} >= {NAME, "xception71_fp32"}
+    transport = GrpcTransport(served.grpc_url, None)
+    with pytest.raises(NotAllowed):
+        transport.index(10.0)
+    transport.close()
+
+
+def test_health_asks_every_model(client, repository):
+    """One real inference each."""
+    health = client.health()
+    assert {each.served_name for each in health} == {path.name for path in repository.iterdir()}
+    assert all(each.is_healthy for each in health)

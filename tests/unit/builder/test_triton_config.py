@@ -1,0 +1,203 @@
+"""Both configs of a model, read back by Triton's own protobuf."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from google.protobuf import text_format
+from google.protobuf.message import Message
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tritonclient.grpc import model_config_pb2
+
+from builder.catalog import MODELS
+from builder.errors import BuilderError
+from builder.preprocessing import preprocess_json
+from builder.triton_config import _text, configs_from_spec
+
+_SPEC = MODELS["InceptionV3"].with_classes(3)
+_LABELS = ["cat", "dog", "Eule, große"]
+
+# The top-level fields of message ModelConfig in triton-inference-server/common, protobuf/model_config.proto, branch
+# r24.09: the newest schema that the last server with Volta reads. (model_metrics, number 26, came later.)
+_FIELDS_OF_24_09 = {
+    "name", "platform", "backend", "runtime", "version_policy", "max_batch_size", "input", "output", "batch_input",
+    "batch_output", "optimization", "dynamic_batching", "sequence_batching", "ensemble_scheduling", "instance_group",
+    "default_model_filename", "cc_model_filenames", "metric_tags", "parameters", "model_warmup", "model_operations",
+    "model_transaction_policy", "model_repository_agents", "response_cache",
+}  # fmt: skip
+# Of the messages below it, the fields that a config here may use; all are in the same file.
+_NESTED_FIELDS = {
+    "ModelInput": {"name", "data_type", "dims"},
+    "ModelOutput": {"name", "data_type", "dims", "label_filename"},
+    "ModelWarmup": {"name", "batch_size", "inputs"},
+    "Input": {"data_type", "dims", "random_data"},
+    "ModelParameter": {"string_value"},
+    "ModelInstanceGroup": {"count", "kind"},
+    "ModelDynamicBatching": {"default_queue_policy"},
+    "ModelQueuePolicy": {
+        "timeout_action", "default_timeout_microseconds", "allow_timeout_override", "max_queue_size",
+    },
+    "ModelOptimizationPolicy": {"cuda"},
+    "Cuda": {"graphs", "graph_spec"},
+    "GraphSpec": {"batch_size"},
+}  # fmt: skip
+
+
+def _parsed(precision: str = "fp32", labels: list[str] = _LABELS, instances: int = 1) -> dict[str, Any]:
+    configs = configs_from_spec(_SPEC, precision, labels, "0123456789abcdef", instances)
+    return {kind: text_format.Parse(getattr(configs, kind), model_config_pb2.ModelConfig()) for kind in ("gpu", "cpu")}
+
+
+def _messages(message: Message) -> Iterator[Message]:
+    yield message
+    for field, value in message.ListFields():
+        if field.type != field.TYPE_MESSAGE:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            children = value.values() if field.message_type.fields_by_name["value"].message_type else ()
+        else:
+            children = value if isinstance(value, list) or hasattr(value, "add") else (value,)
+        for child in children:
+            yield from _messages(child)
+
+
+@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+def test_only_fields_that_release_24_09_knows_are_written(kind: str) -> None:
+    """An unknown field fails the load of the whole model on the older server."""
+    for message in _messages(_parsed()[kind]):
+        name = message.DESCRIPTOR.name
+        allowed = _FIELDS_OF_24_09 if name == "ModelConfig" else _NESTED_FIELDS[name]
+        assert {field.name for field, _ in message.ListFields()} <= allowed
+
+
+def test_both_configs_describe_the_same_model() -> None:
+    """A client cannot tell from the metadata which host answers: name, tensors, parameters and warm-up are equal."""
+    parsed = _parsed()
+    for field in ("name", "max_batch_size", "input", "output", "model_warmup"):
+        assert getattr(parsed["gpu"], field) == getattr(parsed["cpu"], field)
+    gpu, cpu = ({key: value.string_value for key, value in config.parameters.items()} for config in parsed.values())
+    assert gpu == cpu
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+def test_the_tensors_are_pixels_in_and_probabilities_out(kind: str, precision: str) -> None:
+    """uint8 H x W x 3 in, float32 classes out at every precision, with the label file named for raw clients."""
+    config = _parsed(precision)[kind]
+    assert config.name == f"inception_v3_{precision}"
+    (image,), (probabilities,) = config.input, config.output
+    assert (image.name, image.data_type, list(image.dims)) == ("image", model_config_pb2.TYPE_UINT8, [299, 299, 3])
+    assert (probabilities.name, probabilities.data_type) == ("probabilities", model_config_pb2.TYPE_FP32)
+    assert (list(probabilities.dims), probabilities.label_filename) == ([3], "labels.txt")
+
+
+@pytest.mark.parametrize(("kind", "timeout_us"), [("gpu", 500_000), ("cpu", 30_000_000)])
+def test_batches_are_bounded_and_a_full_queue_refuses(kind: str, timeout_us: int) -> None:
+    """Batches up to 8 without preferred sizes or delay; 64 may wait, not too long; a client may say how long."""
+    config = _parsed()[kind]
+    assert config.max_batch_size == 8
+    batching = config.dynamic_batching
+    assert list(batching.preferred_batch_size) == []
+    assert batching.max_queue_delay_microseconds == 0
+    policy = batching.default_queue_policy
+    assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+    assert policy.default_timeout_microseconds == timeout_us
+    assert policy.max_queue_size == 64
+    assert policy.allow_timeout_override
+
+
+@pytest.mark.parametrize("kind", ["gpu", "cpu"])
+def test_the_model_is_warm_before_it_is_ready(kind: str) -> None:
+    """Batch 1, 4 and 8 of random pixels are run before the first request."""
+    config = _parsed()[kind]
+    assert [sample.batch_size for sample in config.model_warmup] == [1, 4, 8]
+    for sample in config.model_warmup:
+        assert list(sample.inputs) == ["image"]
+        assert sample.inputs["image"].random_data
+        assert list(sample.inputs["image"].dims) == [299, 299, 3]
+
+
+def test_the_gpu_config_names_a_plan_for_each_compute_capability() -> None:
+    """One folder serves T4 and V100; CUDA graphs are captured for every batch size."""
+    config = _parsed(instances=2)["gpu"]
+    assert config.backend == "tensorrt"
+    assert dict(config.cc_model_filenames) == {"7.0": "sm70.plan", "7.5": "sm75.plan"}
+    assert config.optimization.cuda.graphs
+    assert [spec.batch_size for spec in config.optimization.cuda.graph_spec] == list(range(1, 9))
+    (group,) = config.instance_group
+    assert (group.count, group.kind) == (2, model_config_pb2.ModelInstanceGroup.KIND_GPU)
+
+
+def test_the_cpu_config_has_nothing_of_a_gpu() -> None:
+    """The Python backend on the processor: no plan names, no CUDA settings."""
+    config = _parsed(instances=2)["cpu"]
+    assert config.backend == "python"
+    assert dict(config.cc_model_filenames) == {}
+    assert not config.HasField("optimization")
+    (group,) = config.instance_group
+    assert (group.count, group.kind) == (2, model_config_pb2.ModelInstanceGroup.KIND_CPU)
+
+
+def test_the_parameters_are_the_contract_with_the_client() -> None:
+    """Architecture, precision, release, preprocessing and labels, the last two with their hashes."""
+    parameters = {key: value.string_value for key, value in _parsed("fp16")["gpu"].parameters.items()}
+    preprocess = preprocess_json(_SPEC)
+    assert parameters == {
+        "architecture": "InceptionV3",
+        "precision": "fp16",
+        "release": "0123456789abcdef",
+        "classes": "3",
+        "preprocess": preprocess,
+        "preprocess_sha256": hashlib.sha256(preprocess.encode()).hexdigest(),
+        "labels": parameters["labels"],
+        "labels_sha256": hashlib.sha256(parameters["labels"].encode()).hexdigest(),
+    }
+    assert json.loads(parameters["labels"]) == _LABELS
+    assert json.loads(preprocess)["crop"] == 299
+    assert json.loads(preprocess)["resize_short"] == 320
+
+
+def test_without_a_release_only_that_parameter_is_missing() -> None:
+    """The release id is computed over the configs without it."""
+    with_release, without = (configs_from_spec(_SPEC, "fp32", _LABELS, release) for release in ("abc", None))
+    for kind in ("gpu", "cpu"):
+        one, other = (
+            text_format.Parse(getattr(configs, kind), model_config_pb2.ModelConfig())
+            for configs in (with_release, without)
+        )
+        assert "release" not in other.parameters
+        del one.parameters["release"]
+        assert one == other
+
+
+_LABEL = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20)
+
+
+@settings(derandomize=True, max_examples=60, deadline=None)
+@given(
+    labels=st.lists(_LABEL, min_size=1, max_size=30),
+    size=st.integers(96, 1024),
+    model=st.sampled_from(sorted(MODELS)),
+    precision=st.sampled_from(["fp32", "fp16"]),
+)
+def test_any_labels_and_any_size_come_back_as_given(labels: list[str], size: int, model: str, precision: str) -> None:
+    """Quotes, backslashes, emoji: what the builder was given is what a client reads."""
+    spec = MODELS[model].at_input_size(size).with_classes(len(labels))
+    configs = configs_from_spec(spec, precision, labels, "abc")
+    for text in (configs.gpu, configs.cpu):
+        config = text_format.Parse(text, model_config_pb2.ModelConfig())
+        assert json.loads(config.parameters["labels"].string_value) == labels
+        assert list(config.input[0].dims) == [size, size, 3]
+        assert list(config.output[0].dims) == [len(labels)]
+        assert config.name == spec.served_name(precision)
+
+
+def test_a_field_that_is_not_tritons_fails_in_the_builder() -> None:
+    """A misspelt field is found when a config is written, not when a server starts."""
+    with pytest.raises(BuilderError, match="max_batch_sise"):
+        _text({"max_batch_sise": 8})

@@ -1,0 +1,86 @@
+"""A repository against its manifests: every folder is looked at, and nothing else may lie there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builder.catalog import MODELS
+from builder.errors import UsageError
+from builder.folder import Contents, assemble_folder
+from builder.verify import verify
+
+
+def _add(repository: Path, model: str) -> Path:
+    contents = Contents(MODELS[model].with_classes(2), "fp32", ["no", "yes"], model.encode(), 1, {})
+    folder = repository / contents.spec.served_name("fp32")
+    folder.mkdir(parents=True)
+    assemble_folder(folder, contents, contents.release, version=1)
+    return folder
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    _add(tmp_path / "models", "GoogLeNet")
+    _add(tmp_path / "models", "InceptionV3")
+    return tmp_path / "models"
+
+
+def test_a_true_repository_has_no_problems(repository: Path) -> None:
+    """Every model is in the report, also one that is as published."""
+    assert verify(repository) == {"googlenet_fp32": [], "inception_v3_fp32": []}
+
+
+def test_one_damaged_model_does_not_hide_another(repository: Path) -> None:
+    """All folders are looked at: the report is complete, not the first finding."""
+    (repository / "googlenet_fp32" / "labels.txt").unlink()
+    (repository / "inception_v3_fp32" / "1" / "manifest.json").write_text("{")
+    report = verify(repository)
+    assert report["googlenet_fp32"] == ["googlenet_fp32/labels.txt is missing"]
+    assert len(report["inception_v3_fp32"]) == 1
+
+
+def test_the_text_that_explains_the_directory_may_lie_there(repository: Path) -> None:
+    """README.md is no model and no damage."""
+    (repository / "README.md").write_text("Models.")
+    assert not any(verify(repository).values())
+
+
+def test_a_stray_file_beside_the_models_is_named(repository: Path) -> None:
+    """Triton reads the whole directory: what is no model folder does not belong."""
+    (repository / "notes.txt").write_text("x")
+    assert verify(repository)["."] == ["notes.txt does not belong: only model folders do"]
+
+
+def test_a_linked_model_folder_is_named(repository: Path) -> None:
+    """What a link points to can change without a publication."""
+    (repository / "googlenet_fp32").rename(repository.parent / "elsewhere")
+    (repository / "googlenet_fp32").symlink_to(repository.parent / "elsewhere")
+    assert verify(repository)["."] == ["googlenet_fp32 does not belong: only model folders do"]
+
+
+def test_a_folder_under_another_name_is_named(repository: Path) -> None:
+    """Triton refuses a folder whose config carries another name; `verify` says so before it is started."""
+    shutil.copytree(repository / "googlenet_fp32", repository / "googlenet_copy")
+    (problem,) = verify(repository)["googlenet_copy"]
+    assert problem == "googlenet_copy was published as googlenet_fp32: it was renamed"
+
+
+def test_a_folder_that_is_no_model_is_named(repository: Path) -> None:
+    """An unrelated directory is a problem of its own, under its own name."""
+    (repository / "tmp").mkdir()
+    assert "was not published by this builder" in verify(repository)["tmp"][0]
+
+
+@pytest.mark.parametrize("make", ["nothing", "a file", "an empty directory"])
+def test_no_repository_is_a_mistake_of_the_user(tmp_path: Path, make: str) -> None:
+    """A mistyped path must not read as `all is well`."""
+    path = tmp_path / "models"
+    if make == "a file":
+        path.write_text("x")
+    elif make == "an empty directory":
+        path.mkdir()
+    with pytest.raises(UsageError, match=str(path)):
+        verify(path)
