@@ -34,47 +34,54 @@ def as_json(figures: Sequence[Any]) -> list[dict[str, Any]]:
 
 def bench_tables(figures: Sequence[Figure]) -> list[Table]:
     """One table a kind of figure, those that were measured."""
-    tables = []
-    if builds := [figure for figure in figures if isinstance(figure, BuildCost)]:
-        table = _table("Build (one run each)", "build", "wall s", "peak memory GB", "imports torch")
-        for build in builds:
-            table.add_row(
-                build.title, f"{build.wall_s:.1f}", f"{build.peak_gb:.2f}", "yes" if build.is_torch_imported else "no"
-            )
-        tables.append(table)
-    if starts := [figure for figure in figures if isinstance(figure, StartCost)]:
-        table = _table("Start of the server (one run each)", "models", "ready s", "memory GB (PSS)")
-        for start in starts:
-            table.add_row(start.title, f"{start.ready_s:.1f}", f"{start.memory_gb:.2f}")
-        tables.append(table)
-    if latencies := [figure for figure in figures if isinstance(figure, IdleLatency)]:
-        table = _table(
-            "Batch 1, idle server: classify(JPEG) against the same work in-process, p50",
-            "model", "client ms", "in-process ms", "difference ms, median [95 % interval]",
-        )  # fmt: skip
-        for each in latencies:
-            table.add_row(
-                each.name,
-                f"{each.client_p50_ms:.2f}",
-                f"{each.inprocess_p50_ms:.2f}",
-                _interval(each.overhead_ms, 2),
-            )
-        tables.append(table)
-    if throughputs := [figure for figure in figures if isinstance(figure, Throughput)]:
-        table = _table(
-            f"Throughput at concurrency {CONCURRENCY}, closed loop, against the best in-process batch size",
-            "model", "best batch", "in-process img/s", "served img/s", "served / in-process, median [95 % interval]",
-        )  # fmt: skip
-        for load in throughputs:
-            table.add_row(
-                load.served_name,
-                str(load.best_batch),
-                f"{load.inprocess_images_per_s:.1f}",
-                f"{load.served_images_per_s:.1f}",
-                _interval(load.ratio, 3),
-            )
-        tables.append(table)
-    return tables
+    builds = [figure for figure in figures if isinstance(figure, BuildCost)]
+    starts = [figure for figure in figures if isinstance(figure, StartCost)]
+    latencies = [figure for figure in figures if isinstance(figure, IdleLatency)]
+    throughputs = [figure for figure in figures if isinstance(figure, Throughput)]
+    tables = (_build_table(builds), _start_table(starts), _latency_table(latencies), _throughput_table(throughputs))
+    return [table for table in tables if table.row_count]
+
+
+def _build_table(builds: Sequence[BuildCost]) -> Table:
+    table = _table("Build (one run each)", "build", "wall s", "peak memory GB", "imports torch")
+    for build in builds:
+        is_torch_imported = "yes" if build.is_torch_imported else "no"
+        table.add_row(build.title, f"{build.wall_s:.1f}", f"{build.peak_gb:.2f}", is_torch_imported)
+    return table
+
+
+def _start_table(starts: Sequence[StartCost]) -> Table:
+    table = _table("Start of the server (one run each)", "models", "ready s", "memory GB (PSS)")
+    for start in starts:
+        table.add_row(start.title, f"{start.ready_s:.1f}", f"{start.memory_gb:.2f}")
+    return table
+
+
+def _latency_table(latencies: Sequence[IdleLatency]) -> Table:
+    table = _table(
+        "Batch 1, idle server: classify(JPEG) against the same work in-process, p50",
+        "model", "client ms", "in-process ms", "difference ms, median [95 % interval]",
+    )  # fmt: skip
+    for each in latencies:
+        difference = _interval(each.overhead_ms, 2)
+        table.add_row(each.name, f"{each.client_p50_ms:.2f}", f"{each.inprocess_p50_ms:.2f}", difference)
+    return table
+
+
+def _throughput_table(throughputs: Sequence[Throughput]) -> Table:
+    table = _table(
+        f"Throughput at concurrency {CONCURRENCY}, closed loop, against the best in-process batch size",
+        "model", "best batch", "in-process img/s", "served img/s", "served / in-process, median [95 % interval]",
+    )  # fmt: skip
+    for load in throughputs:
+        table.add_row(
+            load.served_name,
+            str(load.best_batch),
+            f"{load.inprocess_images_per_s:.1f}",
+            f"{load.served_images_per_s:.1f}",
+            _interval(load.ratio, 3),
+        )
+    return table
 
 
 def runtimes_table(comparisons: Sequence[RuntimeComparison]) -> Table:
