@@ -40,4 +40,4 @@ lock:
 	rm -rf $(VENV)/lock
 
 clean:
-	rm -rf $(VENV) .cache .work .staging demo_repository bench_repository run
+	rm -rf $(VENV) .cache .staging .releases demo_repository bench_repository run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import shlex
 import shutil
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -10,7 +11,7 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from builder.catalog import ModelSpec
+from builder.catalog import MODELS, ModelSpec
 from builder.errors import IncompleteBuild, RepositoryDamaged
 from builder.folder import Contents, assemble_folder
 from builder.labels import labels_for
@@ -23,6 +24,16 @@ from builder.weight_source import WeightSource, weight_source
 
 # Distributions whose version decides what is written.
 _TOOLCHAIN = ("numpy", "torch", "onnx", "onnxruntime", "protobuf", "tritonclient")
+
+
+# Told only where they are not the default.
+_OPTIONAL_ARGUMENTS = {
+    "seed": "--seed",
+    "labels": "--labels",
+    "instances": "--instances",
+    "cache_dir": "--cache-dir",
+    "lock_file": "--lock-file",
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,19 @@ class BuildOptions:
     instances: int = 1
     cache_dir: Path = Path(".cache")
     lock_file: Path = Path("weights.lock.json")
+
+    def arguments(self) -> list[str]:
+        """The command line of `python -m builder build` that asks for the same."""
+        given = [("--gpu", self.target.name), *(("--model", spec.name) for spec in self.specs)]
+        given += [("--precision", ",".join(self.precisions)), ("--weights", self.weights)]
+        given += [("--repository", str(self.repository))]
+        if any(spec != MODELS[spec.name] for spec in self.specs):
+            given.append(("--input-size", str(self.specs[0].input_size)))
+        for field, option in _OPTIONAL_ARGUMENTS.items():
+            value = getattr(self, field)
+            if value != BuildOptions.__dataclass_fields__[field].default:
+                given.append((option, str(value)))
+        return [word for pair in given for word in pair]
 
 
 @dataclass(frozen=True)
@@ -71,7 +95,7 @@ def build(options: BuildOptions, progress: Progress) -> list[Built]:
         for spec in options.specs:
             built += _ModelBuild(spec, options, repository, progress).run()
     if options.target.plan_filename is not None:
-        raise IncompleteBuild(_step_left(options, built))
+        raise _incomplete(options, built)
     return built
 
 
@@ -176,15 +200,14 @@ class _ModelBuild:
         return sha256_of_text(canonical_json(inputs))
 
 
-def _step_left(options: BuildOptions, built: list[Built]) -> str:
+def _incomplete(options: BuildOptions, built: list[Built]) -> IncompleteBuild:
     target = options.target
-    names = " ".join(f"--model {spec.name}" for spec in options.specs)
-    return (
+    return IncompleteBuild(
         f"everything before the TensorRT plan is done and kept in {built[0].folder.parent} "
         f"({', '.join(result.served_name for result in built)}). {target.plan_filename} must be built on an "
         f"{target.title} (compute capability {target.compute_capability}) with TensorRT {target.tensorrt}. "
-        f"The step left, on such a host: python -m builder build --gpu {target.name} {names} "
-        f"--precision {','.join(options.precisions)} --weights {options.weights} --repository {options.repository}"
+        f"The step left, on such a host: {shlex.join(['python', '-m', 'builder', 'build', *options.arguments()])}",
+        [result.as_dict() for result in built],
     )
 
 

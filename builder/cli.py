@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from builder.build import BuildOptions, build
 from builder.catalog import MODELS, ModelSpec, spec_from_name
-from builder.errors import BuilderError, UsageError
+from builder.errors import BuilderError, IncompleteBuild, UsageError
 from builder.progress import Progress
 from builder.targets import TARGETS, precisions_from_option
 
@@ -141,29 +142,33 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from builder.build import BuildOptions, build
-
     target = TARGETS[options.gpu]
     if options.instances < 1:
         raise UsageError(f"--instances {options.instances}: expected 1 or more")
-    built = build(
-        BuildOptions(
-            specs=_specs(options),
-            target=target,
-            precisions=precisions_from_option(options.precision, target),
-            repository=options.repository,
-            weights=options.weights,
-            seed=options.seed,
-            labels=options.labels,
-            instances=options.instances,
-            cache_dir=options.cache_dir,
-            lock_file=options.lock_file,
-        ),
-        Progress(is_quiet=options.quiet),
+    asked = BuildOptions(
+        specs=_specs(options),
+        target=target,
+        precisions=precisions_from_option(options.precision, target),
+        repository=options.repository,
+        weights=options.weights,
+        seed=options.seed,
+        labels=options.labels,
+        instances=options.instances,
+        cache_dir=options.cache_dir,
+        lock_file=options.lock_file,
     )
-    if options.json:
-        print(json.dumps([result.as_dict() for result in built], indent=2))
+    try:
+        built = build(asked, Progress(is_quiet=options.quiet))
+        _tell_built([result.as_dict() for result in built], as_json=options.json)
+    except IncompleteBuild as incomplete:
+        _tell_built(incomplete.results, as_json=options.json)
+        raise
     return 0
+
+
+def _tell_built(results: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(results, indent=2))
 
 
 def _specs(options: argparse.Namespace) -> tuple[ModelSpec, ...]:

@@ -18,6 +18,10 @@
 Every message says what happened, what was expected and what to do.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
 
 class BuilderError(Exception):
     """Base of everything the builder raises on purpose; `exit_code` is what the command line returns."""
@@ -54,7 +58,7 @@ class WeightsRejected(BuilderError):
 
 
 class ExportFailed(BuilderError):
-    """The exporter failed, or the graph it wrote breaks a rule of `onnx_export`."""
+    """The exporter failed, or the graph it wrote breaks a rule of `onnx_graph`."""
 
 
 class ParityFailed(BuilderError):
@@ -70,9 +74,13 @@ class PrecisionRejected(BuilderError):
 
 
 class IncompleteBuild(BuilderError):
-    """Everything this machine can do is done and kept; the step left needs another machine."""
+    """Everything this machine can do is done and kept, as `results` says; the step left needs another machine."""
 
     exit_code = 3
+
+    def __init__(self, message: str, results: Sequence[Mapping[str, object]] = ()) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 class PublishConflict(BuilderError):

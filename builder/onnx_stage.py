@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from builder.catalog import ModelSpec
 from builder.golden import GOLDEN_NAMES, golden_images
 from builder.manifest import sha256_of_bytes
+from builder.onnx_graph import check_graph
 from builder.parity import compare
 from builder.progress import Progress
 from builder.weight_source import WeightSource
@@ -58,10 +59,13 @@ class OnnxStage:
         data_path, record_path = self._paths(precision)
         if not (data_path.is_file() and record_path.is_file()):
             return None
-        kept, data = json.loads(record_path.read_text()), data_path.read_bytes()
-        if sha256_of_bytes(data) != kept["sha256"]:
-            return None  # the writer died between the two files
-        return CheckedOnnx(data, kept["classes"], kept["record"])
+        data = data_path.read_bytes()
+        try:
+            kept = json.loads(record_path.read_text())
+            is_whole = kept["sha256"] == sha256_of_bytes(data)
+            return CheckedOnnx(data, int(kept["classes"]), kept["record"]) if is_whole else None
+        except (ValueError, KeyError, TypeError):
+            return None  # the writer died: it is made again
 
     def _make(self, precision: str) -> CheckedOnnx:
         name = self._catalog_spec.served_name(precision)
@@ -89,7 +93,9 @@ class OnnxStage:
         from builder.precision import half_onnx_from_onnx
 
         with self._progress.step(self._catalog_spec.served_name(precision), "convert to FP16"):
-            return half_onnx_from_onnx(self._fp32_model)
+            half = half_onnx_from_onnx(self._fp32_model)
+        check_graph(half, self._spec)
+        return half
 
     def _compared(self, precision: str, data: bytes) -> dict[str, Any]:
         from builder.onnx_export import probabilities_from_onnx

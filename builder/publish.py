@@ -6,6 +6,7 @@
         aside-ID@NAME                the replaced one, where a file system cannot exchange directories
     <parent>/<repository>/           what tritonserver reads
     <parent>/.releases/<repository>/ folders that were replaced
+    <parent>/.releases/.last-versions/<repository>/  the highest version number of each model so far
 
 A crash at any point leaves the old folder or the new one whole; the next publisher puts the staging folder right.
 """
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import PublishConflict, RepositoryDamaged
-from builder.manifest import manifest_path, read_manifest
+from builder.manifest import read_manifest
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
@@ -39,6 +40,7 @@ class Repository:
         self.path = path.resolve()
         self.staging = self.path.parent / ".staging" / self.path.name
         self.releases = self.path.parent / ".releases" / self.path.name
+        self._last_versions = self.path.parent / ".releases" / ".last-versions" / self.path.name
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -47,7 +49,7 @@ class Repository:
         What a publisher that died left in staging is put right: nobody else can own it while the lock is held.
         """
         try:
-            for directory in (self.path, self.staging, self.releases):
+            for directory in (self.path, self.staging, self.releases, self._last_versions):
                 directory.mkdir(parents=True, exist_ok=True)
             lock = (self.staging / _LOCK_NAME).open("a")
         except OSError as error:
@@ -86,9 +88,23 @@ class Repository:
         manifest = _manifest_or_none(live)
         if manifest is not None and manifest["release"] == release:
             return int(manifest["version"])
-        folders = [live, *self.releases.glob(f"{served_name}@*")]
-        versions = [int(found.parent.name) for folder in folders if (found := manifest_path(folder))]
-        return max(versions, default=0) + 1
+        return max(self._versions_used(served_name), default=0) + 1
+
+    def _versions_used(self, served_name: str) -> Iterator[int]:
+        """Numbers that were served: by the live folder, by replaced ones, and by folders that were deleted."""
+        for folder in (self.path / served_name, *self.releases.glob(f"{served_name}@*")):
+            yield from (int(entry.name) for entry in folder.glob("[1-9]*") if entry.name.isdecimal())
+        mark = self._last_version_file(served_name)
+        if mark.is_file() and (text := mark.read_text().strip()).isdecimal():
+            yield int(text)
+
+    def _last_version_file(self, served_name: str) -> Path:
+        return self._last_versions / served_name
+
+    def _note_version(self, served_name: str) -> None:
+        """A number outlives its folder: a client that kept the contract of a deleted release must see another one."""
+        served = max(self._versions_used(served_name), default=0)
+        self._last_version_file(served_name).write_text(f"{served}\n")
 
     def publish(self, folder: Path, served_name: str) -> bool:
         """Make the finished staging `folder` the one that is served as `served_name`.
@@ -104,6 +120,7 @@ class Repository:
             if not live.exists():
                 folder.rename(live)
                 _flush_directory(self.path)
+                self._note_version(served_name)
                 return True
             swap = folder.rename(self.staging / f"{_SWAP}{uuid.uuid4().hex}@{served_name}")
             old = _exchange(swap, live)
@@ -113,6 +130,7 @@ class Repository:
             ) from error
         try:
             _flush_directory(self.path)
+            self._note_version(served_name)
             self._retire(old, live)
         except OSError as error:
             raise PublishConflict(

@@ -148,7 +148,8 @@ class Transfer:
     def _receive(self, response: urllib3.BaseHTTPResponse, total: int | None) -> None:
         done = self._file.seek(0, os.SEEK_END)
         self._progress(done, total)
-        for block in response.stream(_BLOCK_BYTES, decode_content=False):
+        # What is there, not a full block: a server that drips would put off the look at the clock for days.
+        while block := response.read1(_BLOCK_BYTES, decode_content=False):
             done += len(block)
             if done > self._limits.max_bytes:
                 self._truncate()

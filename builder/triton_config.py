@@ -18,6 +18,7 @@ from builder.targets import GPU_TARGETS
 MAX_BATCH_SIZE = 8
 WARM_UP_BATCHES = (1, 4, 8)
 MAX_QUEUE_SIZE = 64
+EMULATED_FP16 = "fp16 weights, fp32 arithmetic"
 # A request that has waited longer than this is refused; the client sends what is left of its own deadline instead.
 QUEUE_TIMEOUT_US = {"gpu": 500_000, "cpu": 30_000_000}
 
@@ -33,16 +34,18 @@ class Configs:
 def configs_from_spec(
     spec: ModelSpec, precision: str, labels: list[str], release: str | None, instances: int = 1
 ) -> Configs:
-    """Both configs of `spec` at `precision`: same tensors, same parameters, one backend each.
+    """Both configs of `spec` at `precision`: same tensors and parameters, one backend each.
+
+    On the CPU an FP16 model says that it is `emulated`: its weights are FP16, its arithmetic is FP32.
 
     `release` None leaves that parameter out, which is how the release id itself is computed. Raises `BuilderError` when
     a field is not Triton's.
     """
     common = _common(spec, precision, labels, release)
-    return Configs(
-        gpu=_text(common | _tensorrt(instances) | _batching("gpu")),
-        cpu=_text(common | _python(instances) | _batching("cpu")),
-    )
+    cpu = common | _python(instances) | _batching("cpu")
+    if precision == "fp16":
+        cpu["parameters"] = common["parameters"] | {"emulated": {"string_value": EMULATED_FP16}}
+    return Configs(gpu=_text(common | _tensorrt(instances) | _batching("gpu")), cpu=_text(cpu))
 
 
 def _common(spec: ModelSpec, precision: str, labels: list[str], release: str | None) -> dict[str, Any]:
@@ -67,7 +70,7 @@ def _common(spec: ModelSpec, precision: str, labels: list[str], release: str | N
 
 
 def _parameters(spec: ModelSpec, precision: str, labels: list[str], release: str | None) -> dict[str, str]:
-    """What a client reads: DESIGN calls it the contract."""
+    """What a client reads instead of guessing."""
     preprocess = preprocess_json(spec)
     labels_json = canonical_json(labels)
     parameters = {

@@ -33,7 +33,8 @@ class InceptionClient:
     """Classifies images on a Triton server that serves this project's models, over gRPC.
 
     `url` is `host:port` or `grpc://host:port`; `token` opens what the server restricts, and is sent with every call;
-    every call ends within `timeout_s` seconds. One client may be used from several threads. It connects when it is
+    every call ends within `timeout_s` seconds, but `health`, which takes up to that for each model, and
+    `wait_until_ready`, which is told its own. One client may be used from several threads. It connects when it is
     first used; a `with` block or `close()` ends it. Every failure is an `InceptionError`, see `client.errors`.
 
         with InceptionClient("localhost:8001") as client:
@@ -79,23 +80,26 @@ class InceptionClient:
         return self._served.contracts(Deadline(self._timeout_s))
 
     def health(self) -> tuple[ModelHealth, ...]:
-        """One real inference on every model, each within `timeout_s`; the server's own word is not asked for.
+        """One real inference on every model that is to be served; the server's own word is not asked for.
 
-        Triton goes on calling a model ready after the process behind it has died.
+        Triton goes on calling a model ready after the process behind it has died. The list of models may take
+        `timeout_s` and each model may take it again, one after the other, so that one that hangs does not make the
+        next look ill: with n models the call ends within (n + 1) * `timeout_s`.
         """
-        return self._health(self._timeout_s)
+        return self._health(None)
 
     def wait_until_ready(self, timeout_s: float) -> tuple[ModelHealth, ...]:
         """Wait until at least one model is served and every one answered a real inference.
 
-        Raises `DeadlineExceeded` with the last obstacle after `timeout_s` seconds, and at once what waiting cannot
-        cure: a wrong token, a damaged model.
+        Raises `DeadlineExceeded` with the last obstacle after `timeout_s` seconds, however many models there are (no
+        model is given more than the client's own `timeout_s`), and at once what waiting cannot cure: a wrong token, a
+        damaged model.
         """
         deadline = Deadline(checked_timeout_s(timeout_s))
         obstacle = "there was no time to ask"
-        while (left_s := deadline.left_s()) > 0:
+        while deadline.left_s() > 0:
             try:
-                health = self._health(min(self._timeout_s, left_s))
+                health = self._health(deadline)
             except _CURED_BY_WAITING as error:
                 obstacle = str(error)
             else:
@@ -158,18 +162,22 @@ class InceptionClient:
             self._served.forget()  # what comes back may be another release
             raise
 
-    def _health(self, timeout_s: float) -> tuple[ModelHealth, ...]:
-        entries = self._served.index(Deadline(timeout_s))
+    def _health(self, outer: Deadline | None) -> tuple[ModelHealth, ...]:
+        entries = self._served.index(self._part_of(outer))
         return tuple(
-            self._probed(entry.name, timeout_s)
+            self._probed(entry.name, outer)
             if entry.is_ready
             else ModelHealth(entry.name, None, ServerUnavailable(f"{entry.name} is not ready: {entry.reason}"))
             for entry in entries
         )
 
-    def _probed(self, name: str, timeout_s: float) -> ModelHealth:
-        deadline = Deadline(timeout_s)
+    def _part_of(self, outer: Deadline | None) -> Deadline:
+        """The client's own timeout, cut to what is left of `outer`; `DeadlineExceeded` where nothing is."""
+        return Deadline(self._timeout_s if outer is None else min(self._timeout_s, outer.remaining_s()))
+
+    def _probed(self, name: str, outer: Deadline | None) -> ModelHealth:
         try:
+            deadline = self._part_of(outer)
             contract = self._served.read(name, deadline)
             size = contract.preprocessing.crop
             crop = np.arange(size * size * 3, dtype=np.uint32).astype(np.uint8).reshape(size, size, 3)

@@ -44,8 +44,9 @@ class ServedModels:
         self._contracts.clear()
 
     def index(self, deadline: Deadline) -> tuple[IndexEntry, ...]:
-        """The models of this project on the server, by name, ready or not.
+        """The models of this project that the server is to serve, by name, ready or not.
 
+        A model that lies in the repository but is not loaded is left out; one that failed to load is not.
         Where listing is restricted, the usual names are asked for one by one; models at an unusual input size are then
         not found.
         """
@@ -57,7 +58,7 @@ class ServedModels:
                 for name in usual_served_names()
                 if self._transport.is_model_ready(name, deadline.remaining_s())
             )
-        ours = (entry for entry in entries if _is_served_name(entry.name))
+        ours = (entry for entry in entries if _is_served_name(entry.name) and not entry.is_unloaded)
         return tuple(sorted(ours, key=lambda entry: entry.name))
 
     def contracts(self, deadline: Deadline) -> tuple[ModelContract, ...]:

@@ -40,11 +40,12 @@ _RAW_INPUT_TAG = bytes([7 << 3 | 2])
 
 @dataclass(frozen=True)
 class IndexEntry:
-    """One model in the server's repository: whether it is ready, and why not."""
+    """One model in the server's repository: whether it is ready, and why not; `is_unloaded`: nobody wants it to be."""
 
     name: str
     is_ready: bool
     reason: str
+    is_unloaded: bool = False
 
 
 class Transport(Protocol):
@@ -53,7 +54,7 @@ class Transport(Protocol):
     address: str
 
     def index(self, timeout_s: float) -> tuple[IndexEntry, ...]:
-        """Every model in the repository; `NotAllowed` where listing is restricted."""
+        """Every model in the repository, loaded or not; `NotAllowed` where listing is restricted."""
 
     def is_model_ready(self, name: str, timeout_s: float) -> bool:
         """Whether a model of that name is served; False for an unknown one."""
@@ -91,10 +92,7 @@ class GrpcTransport:
     def index(self, timeout_s: float) -> tuple[IndexEntry, ...]:
         """See `Transport`."""
         listing = self._call(self._stub.RepositoryIndex, service_pb2.RepositoryIndexRequest(), timeout_s)
-        return tuple(
-            IndexEntry(model.name, model.state == "READY", cleaned(model.reason or model.state))
-            for model in listing.models
-        )
+        return tuple(_index_entry(model) for model in listing.models)
 
     def is_model_ready(self, name: str, timeout_s: float) -> bool:
         """See `Transport`."""
@@ -276,6 +274,13 @@ def _channel_args(address: str) -> list[tuple[str, int]]:
     if address.rpartition(":")[0] in {"localhost", "127.0.0.1", "[::1]"}:
         args.append(("grpc.enable_http_proxy", 0))  # a proxy has another loopback
     return args
+
+
+def _index_entry(model: Any) -> IndexEntry:
+    # In explicit mode Triton lists a model that was never loaded without a state, and one that was taken off as
+    # UNAVAILABLE with this very reason; a model that failed to load is UNAVAILABLE with the reason of the failure.
+    is_unloaded = not model.state or (model.state == "UNAVAILABLE" and model.reason == "unloaded")
+    return IndexEntry(model.name, model.state == "READY", cleaned(model.reason or model.state), is_unloaded)
 
 
 def _served_tensor(tensor: Any) -> ServedTensor:

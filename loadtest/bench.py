@@ -40,7 +40,7 @@ def bench(options: BenchOptions, progress: Callable[[str], None]) -> list[Figure
     figures: list[Figure] = []
     if "build" in options.parts:
         figures += _builds(options.repository, progress)
-    repository = options.repository / "models" if _is_ours(options.repository) else options.repository
+    repository = models_directory(options.repository)
     names = options.models or served_names(repository)
     if "start" in options.parts:
         progress(f"start: {names[0]}, then all {len(names)}")
@@ -59,6 +59,11 @@ def bench(options: BenchOptions, progress: Callable[[str], None]) -> list[Figure
             progress(f"throughput: {name}, {options.alternations} alternations")
             figures.append(throughput(repository, name, options.alternations))
     return figures
+
+
+def models_directory(repository: Path) -> Path:
+    """Where the models lie: below a directory that the part `build` made, else in `repository` itself."""
+    return repository / "models" if _is_ours(repository) else repository
 
 
 def _is_ours(directory: Path) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client import InceptionError
-from loadtest.bench import PARTS, BenchOptions, bench
+from loadtest.bench import PARTS, BenchOptions, bench, models_directory
 from loadtest.errors import LoadtestError, UsageError
 from loadtest.inprocess import served_names
 from loadtest.machine import machine_facts, machine_line
@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
             type=Path,
             default=Path("bench_repository"),
             metavar="DIR",
-            help="default: %(default)s, which the part `build` makes anew",
+            help="default: %(default)s, which the part `build` of bench makes anew",
         )
         command.add_argument("--model", action="append", metavar="SERVED_NAME", help="repeatable (default: all)")
         command.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
@@ -98,9 +98,10 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _runtimes(options: argparse.Namespace) -> int:
     figures = []
-    for name in options.model or served_names(options.repository):
+    repository = models_directory(options.repository)
+    for name in options.model or served_names(repository):
         _progress(f"runtimes: {name}")
-        figures += compare_runtimes(options.repository, name, options.rounds)
+        figures += compare_runtimes(repository, name, options.rounds)
     facts = machine_facts()
     print_tables(machine_line(facts), [runtimes_table(figures)])
     _write(options.json, facts, figures)

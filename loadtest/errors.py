@@ -2,8 +2,7 @@
 
 LoadtestError             exit code 1
  |- UsageError         2  options that contradict each other
- |- MeasurementFailed  1  the thing measured did not run, or gave a wrong answer while measured
- `- BoundMissed        4  measured, and beyond the bound that was asked for
+ `- MeasurementFailed  1  the thing measured did not run, or gave a wrong answer while measured
 """
 
 
@@ -21,9 +20,3 @@ class UsageError(LoadtestError):
 
 class MeasurementFailed(LoadtestError):
     """The thing measured did not run, or gave a wrong answer while it was measured."""
-
-
-class BoundMissed(LoadtestError):
-    """The figure is there, and beyond the bound that was asked for."""
-
-    exit_code = 4

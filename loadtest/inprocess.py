@@ -23,7 +23,7 @@ def openvino_runner(model: Path) -> Runner:
     core = openvino.Core()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": _cores(),
+        "INFERENCE_NUM_THREADS": available_cores(),
         "INFERENCE_PRECISION_HINT": "f32",
     }
     request = core.compile_model(core.read_model(model), "CPU", settings).create_infer_request()
@@ -40,7 +40,7 @@ def onnxruntime_runner(model: Path) -> Runner:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = _cores()
+    options.intra_op_num_threads = available_cores()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
@@ -78,5 +78,18 @@ def noise_images(size: int, count: int, seed: int = 0) -> Images:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))
+def available_cores() -> int:
+    """Processors this process may use: its affinity, less the CPU quota of its container (cgroup v2)."""
+    cores = float(len(os.sched_getaffinity(0)))
+    try:
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
+    except OSError:
+        return int(cores)  # no cgroups: no quota to honour
+    for level in (group, *group.parents):  # every level above may have a smaller one
+        try:
+            quota, period = (level / "cpu.max").read_text().split()
+        except (OSError, ValueError):
+            continue
+        if quota != "max":
+            cores = min(cores, int(quota) / int(period))
+    return max(1, int(cores))

@@ -31,10 +31,13 @@ examples:
 exit codes: 0 done, 1 our fault or the environment's, 2 usage, 3 a step needs another machine, 4 a check failed.
 """
 _UP_EPILOG = """\
-The server listens on this machine only. Health, metadata, configuration and inference are open;
-everything that changes or reveals more is behind a token, which is in RUN_DIR/serving.json (mode 0600) with the
-addresses, for the clients on this machine. A token of your own comes from --token or, better, from the variable
+The server listens on this machine only, unless --host says otherwise. Health, metadata, configuration and inference
+are open; everything that changes or reveals more is behind a token, which is in RUN_DIR/serving.json (mode 0600) with
+the addresses, for the clients on this machine. A token of your own comes from --token or, better, from the variable
 INCEPTION_TOKEN.
+
+The tritonserver of the nvidia-pytriton wheel is old (24.10) and has known CVEs, see SECURITY.md: with it, a --host that
+other machines can reach implies --restrict-inference and a warning is printed. Do not expose it.
 
 `up` stays in the foreground. Ctrl-C or SIGTERM stops the server; requests in flight are answered first. While it
 runs, every model is asked for one inference every --watch-s seconds, and the server is restarted when one is dead.
@@ -82,7 +85,9 @@ def _add_up(commands: argparse._SubParsersAction[argparse.ArgumentParser], run_d
     up.add_argument("--repository", type=Path, default=Path("model_repository"), help="default: model_repository")
     up.add_argument("--model", action="append", metavar="NAME", help="load only this one; may be repeated")
     up.add_argument("--device", choices=["cpu", "gpu"], help="default: gpu if there is one that the server can use")
-    up.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only)")
+    up.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1, this machine only; see below)"
+    )
     up.add_argument("--http-port", type=int, metavar="PORT", help="default: 8000; 0: a free one")
     up.add_argument("--grpc-port", type=int, metavar="PORT", help="default: 8001; 0: a free one")
     up.add_argument("--metrics-port", type=int, metavar="PORT", help="default: 8002; 0: a free one")

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from serving import guard
+from serving import guard, server_log
 from serving.access import remove_access
 from serving.errors import ServerDied, UnsupportedEnvironment
 
@@ -95,14 +95,21 @@ class GuardedServer:
                 f"{command[0]} cannot be executed: {first['error']}. Is it a program for this machine?"
             )
         if "pid" not in first:
-            raise ServerDied(f"The server's guard process did not start the server. Its messages: {self._log_path}")
+            raise ServerDied(
+                f"The server's guard process did not start the server. {server_log.ending(self._log_path)}"
+            )
         self.pid = int(first["pid"])
 
     def wait(self, timeout_s: float) -> bool:
-        """True as soon as the server has ended and nothing of it is left; False if it lives after `timeout_s`."""
+        """True as soon as the server has ended and nothing of it is left; False if it lives after `timeout_s`.
+
+        It always looks: with 0 it tells what is so now.
+        """
         deadline_s = time.monotonic() + timeout_s
-        while not self._has_ended and (left_s := deadline_s - time.monotonic()) > 0:
-            self._receive(left_s)
+        while not self._has_ended:
+            # What is there already is read to its end, also without time left: the last report comes before the EOF.
+            if not self._receive(max(0.0, deadline_s - time.monotonic())):
+                break
         return self._has_ended
 
     def stop(self, grace_s: float | None = None) -> None:
@@ -126,18 +133,20 @@ class GuardedServer:
             with contextlib.suppress(BrokenPipeError):  # the guard has ended, which `wait` reports
                 self._guard.stdin.write(line)
 
-    def _receive(self, timeout_s: float) -> None:
+    def _receive(self, timeout_s: float) -> bool:
+        """Whether the guard said something, its end included, within the time."""
         stdout = self._guard.stdout
         if stdout is None or stdout.closed:
             self._has_ended = True
-            return
+            return True
         readable, _, _ = select.select([stdout], [], [], timeout_s)
         if not readable:
-            return
+            return False
         chunk = os.read(stdout.fileno(), 4096)
         self._has_ended = not chunk
         *lines, self._received = (self._received + chunk).split(b"\n")
         self._reports += [json.loads(line) for line in lines]
+        return True
 
     def _report_with(self, key: str) -> dict[str, Any]:
         return next((report for report in self._reports if key in report), {})

@@ -6,6 +6,7 @@ with serve(Path("model_repository"), ports="auto") as server:
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import shutil
@@ -17,9 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
+from serving import server_log
 from serving.access import ACCESS_FILE, Access, choose_token, lock_run_dir, remove_access, write_access
 from serving.binary import Binary, find_binary
 from serving.errors import NotRunning, PortInUse, ServerDied, UnsupportedEnvironment
+from serving.exposure import exposure_warning, is_exposed
 from serving.flags import Device, FlagFacts, server_flags
 from serving.guarded import GuardedServer
 from serving.ports import FREE_PORTS, Ports, claim_ports, url_host
@@ -28,6 +31,7 @@ from serving.readiness import Starting
 from serving.repository import gpu_compute_capabilities, models_to_serve
 from serving.shared_memory import prefix_of, start_time_of, sweep_dead_regions
 
+_LOGGER = logging.getLogger(__name__)  # where nothing is configured, warnings go to stderr
 _PORT_ATTEMPTS = 5
 _LOG_NAME = "tritonserver.log"
 _HASTY_GRACE_S = 1.0  # for a server that does not work anyway
@@ -38,7 +42,9 @@ class ServeOptions:
     """How to serve one repository.
 
     `models=None` serves all of it, `device=None` takes the GPU where the binary can use one, `token=None` takes
-    INCEPTION_TOKEN or a random one, `run_dir=None` keeps log and `serving.json` in a folder that goes with the server.
+    INCEPTION_TOKEN or a random one, `run_dir=None` keeps log and `serving.json` in a folder that goes with the server,
+    also with one that failed to start (the error then quotes the log's end). The wheel's server on a `host` that other
+    machines can reach has its inference restricted, whatever is asked, and a warning is logged.
     """
 
     repository: Path
@@ -70,6 +76,7 @@ class Server:
         self._process: GuardedServer | None = None
         self.token = choose_token(options.token)
         self.device: Device = "cpu"
+        self.is_inference_restricted = options.is_inference_restricted
         self.models: list[str] = []
         self.first_inference_s: dict[str, float] = {}
         self.ready_s = math.nan
@@ -96,26 +103,35 @@ class Server:
         return self._running().pid
 
     def start(self) -> Self:
-        """Start, and wait until every model has answered; else raise a `ServingError` and leave nothing running."""
+        """Start, and wait until every model has answered; else raise a `ServingError` and leave nothing behind.
+
+        What stays after a failure is a `run_dir` or a log file that was asked for.
+        """
         started_s = time.monotonic()
         options = self._options
         binary = find_binary(options.cache_dir)
         self.device = _device_for(binary, options.device)
         self.models = models_to_serve(options.repository, options.models, self.device)
+        must_warn = is_exposed(binary, options.host)
+        self.is_inference_restricted = options.is_inference_restricted or must_warn
         sweep_dead_regions()
         if options.run_dir is None and self._temporary_dir is None:
             self._temporary_dir = Path(tempfile.mkdtemp(prefix="inception-serving-"))
             self._place_files(self._temporary_dir)
-        self._start_on_ports(binary, started_s + options.ready_timeout_s)
+        try:
+            self._start_on_ports(binary, started_s + options.ready_timeout_s)
+        except BaseException:
+            self._remove_temporary_dir()
+            raise
+        if must_warn:
+            _LOGGER.warning(exposure_warning(binary, options.host))
         self.ready_s = time.monotonic() - started_s
         return self
 
     def stop(self, grace_s: float | None = None) -> None:
         """End the server and wait for its end; requests in flight have the exit timeout, or `grace_s`."""
         self._end_process(grace_s)
-        if self._temporary_dir is not None:
-            shutil.rmtree(self._temporary_dir, ignore_errors=True)
-            self._temporary_dir = None
+        self._remove_temporary_dir()
 
     def restart(self) -> Self:
         """End what is left of the server and start it on the same ports with the same token."""
@@ -147,6 +163,15 @@ class Server:
         self.run_dir = run_dir
         self.log_path = self._options.log_path or run_dir / _LOG_NAME
         self.access_path = run_dir / ACCESS_FILE
+
+    def _remove_temporary_dir(self) -> None:
+        if self._temporary_dir is not None:
+            shutil.rmtree(self._temporary_dir, ignore_errors=True)
+            self._temporary_dir = None
+
+    def _is_log_kept(self) -> bool:
+        """Whether the log is still there after a failed start."""
+        return self._temporary_dir is None or self._options.log_path is not None
 
     def _running(self) -> GuardedServer:
         if self._process is None:
@@ -192,6 +217,7 @@ class Server:
                 metrics_url=self.metrics_url,
                 host=self._options.host,
                 log_path=self.log_path,
+                is_log_kept=self._is_log_kept(),
                 device=self.device,
                 deadline_s=deadline_s,
             )
@@ -216,7 +242,7 @@ class Server:
             release=binary.release,
             backend_directory=binary.backend_directory,
             models=self.models if options.models else None,
-            is_inference_restricted=options.is_inference_restricted,
+            is_inference_restricted=self.is_inference_restricted,
         )
 
     def _publish_access(self, process: GuardedServer) -> None:
@@ -232,7 +258,7 @@ class Server:
         write_access(self.run_dir, access)
         if process.wait(0):  # its guard may have ended before there was a file to remove
             remove_access(self.run_dir, process.guard_pid)
-            raise ServerDied(f"tritonserver ended right after it was ready. Log: {self.log_path}")
+            raise ServerDied(f"tritonserver ended right after it was ready. {server_log.ending(self.log_path)}")
 
 
 def serve(
@@ -252,7 +278,8 @@ def serve(
 ) -> Server:
     """A running server whose every model has answered; stop it with `stop()`, or by leaving its `with` block.
 
-    The arguments are those of `ServeOptions`. Raises a `ServingError`; then nothing is left running.
+    The arguments are those of `ServeOptions`. Raises a `ServingError`; then nothing is left running and,
+    without `run_dir`, no folder: the message carries what the log said.
     """
     return Server(
         ServeOptions(

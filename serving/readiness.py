@@ -21,7 +21,10 @@ _SETTLE_S = 2.0  # a server that failed to bind its last port needs about a seco
 
 @dataclass(frozen=True)
 class Starting:
-    """A server on its way up, and where to look."""
+    """A server on its way up, and where to look.
+
+    Without `is_log_kept` the log goes with the failed start: the errors then quote its end instead of naming it.
+    """
 
     process: GuardedServer
     http_url: str
@@ -30,6 +33,7 @@ class Starting:
     metrics_url: str
     host: str
     log_path: Path
+    is_log_kept: bool
     device: Device
     deadline_s: float
 
@@ -73,7 +77,7 @@ class Starting:
             self._raise_if_failed()
             if time.monotonic() >= self.deadline_s:
                 raise self._too_late(f"{model} has not answered its first inference") from error
-            raise ModelFailed(f"{model} was loaded but does not answer: {error}. Log: {self.log_path}") from error
+            raise ModelFailed(f"{model} was loaded but does not answer: {error}. {self._log_hint()}") from error
 
     def _check_metrics(self) -> None:
         """The metrics port is bound last, so a server that answers may still be about to fail on it."""
@@ -91,26 +95,32 @@ class Starting:
 
     def _raise_if_failed(self) -> None:
         """The reason, if the server has ended or will never be ready."""
+        has_ended = self.process.wait(0)  # before the log is read, or its last words might be missed
         log = server_log.read_log(self.log_path)
         failure = server_log.load_failure(log)
         if failure is not None:
-            raise ModelFailed(f"{failure.model or 'A model'} failed to load: {failure.reason} (log: {self.log_path})")
+            raise ModelFailed(
+                f"{failure.model or 'A model'} failed to load: {failure.reason.rstrip('.')}. {self._log_hint()}"
+            )
         port = server_log.busy_port(log)
         if port is not None:
             raise PortInUse(port_in_use(self.host, port), port)
-        if self.process.wait(0):
+        if has_ended:
             raise self._death(log)
 
     def _death(self, log: str) -> ServerDied:
         code = self.process.returncode
         how = "its guard was killed" if code is None else f"exit code {code}"
         return ServerDied(
-            f"tritonserver ended before it was ready ({how}): {server_log.last_error(log)}. Log: {self.log_path}"
+            f"tritonserver ended before it was ready ({how}): {server_log.last_error(log)}. {self._log_hint()}"
         )
 
     def _too_late(self, what: str) -> StartTimeout:
         log = server_log.read_log(self.log_path)
         return StartTimeout(
             f"tritonserver is not ready in the time given: {what}; last error: {server_log.last_error(log)}. "
-            f"Give it longer with --ready-timeout-s, or read {self.log_path}."
+            f"Give it longer with --ready-timeout-s. {self._log_hint()}"
         )
+
+    def _log_hint(self) -> str:
+        return f"Log: {self.log_path}" if self.is_log_kept else server_log.ending(self.log_path)

@@ -24,6 +24,7 @@ _TRACE_PLACE = re.compile(r"\s*At:\s*(?P<file>\S+)\((?P<line>\d+)\)")
 _ERROR_LINE = re.compile(
     r"^E\d{4} \S+\s+\d+ \S+\] (?P<reason>.*)|^(?P<plain>error: .*|.*error while loading shared libraries.*)"
 )
+_TAIL_LINES, _TAIL_LINE_CHARS = 3, 200
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ def last_error(log: str) -> str:
         if match:
             return one_line(match["reason"] or match["plain"])
     return "the log names no error"
+
+
+def ending(path: Path) -> str:
+    """A sentence with the log's last lines, in one line, for a message that may outlive the log."""
+    lines = [line for line in read_log(path).splitlines() if line.strip()][-_TAIL_LINES:]
+    return f"Its log ends with: {' | '.join(one_line(line)[:_TAIL_LINE_CHARS] for line in lines) or '(nothing)'}"
 
 
 def one_line(text: str) -> str:

@@ -15,15 +15,20 @@ INPUT, OUTPUT = "image", "probabilities"
 
 
 def available_cores() -> int:
-    """Processors this process may use: its affinity, less a container's CPU quota where there is one."""
-    cores = len(os.sched_getaffinity(0))
+    """Processors this process may use: its affinity, less the CPU quota of its container (cgroup v2)."""
+    cores = float(len(os.sched_getaffinity(0)))
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores  # no cgroup v2: no quota to honour
-    if quota == "max":
-        return cores
-    return max(1, min(cores, int(quota) // int(period)))
+        group = Path("/sys/fs/cgroup") / Path("/proc/self/cgroup").read_text().strip().rpartition("::/")[2]
+    except OSError:
+        return int(cores)  # no cgroups: no quota to honour
+    for level in (group, *group.parents):  # every level above may have a smaller one
+        try:
+            quota, period = (level / "cpu.max").read_text().split()
+        except (OSError, ValueError):
+            continue
+        if quota != "max":
+            cores = min(cores, int(quota) / int(period))
+    return max(1, int(cores))
 
 
 class TritonPythonModel:
@@ -71,7 +76,7 @@ class TritonPythonModel:
         """One response per array in `images`; if the whole batch fails to run, each is tried by itself."""
         try:
             probabilities = self._infer(images[0] if len(images) == 1 else np.concatenate(images))
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             pb_utils.Logger.log_error(f"a run over {len(images)} requests failed: {error}")
             if len(images) == 1:
                 return [_failure("inference failed; the server's log has the reason")]

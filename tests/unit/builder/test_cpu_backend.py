@@ -108,13 +108,14 @@ def test_a_bad_request_fails_alone(backend, bad):
     assert "image" in responses[1].error
 
 
-def test_a_run_that_fails_is_tried_request_by_request(backend):
+@pytest.mark.parametrize("failure", [RuntimeError, MemoryError])
+def test_a_run_that_fails_is_tried_request_by_request(backend, failure):
     """One poisonous picture costs its own answer only; the reason goes to the log, not to the caller."""
     infer = backend._infer
 
     def fails_on_the_rocket(batch):
         if any((image == IMAGES[2]).all() for image in batch):
-            raise RuntimeError("out of memory in /opt/secret/path")
+            raise failure("out of memory in /opt/secret/path")
         return infer(batch)
 
     backend._infer = fails_on_the_rocket
@@ -132,10 +133,28 @@ def test_answers_stay_after_the_next_run(backend):
     np.testing.assert_array_equal(first, kept)
 
 
-def test_threads_fit_the_processors_this_process_may_use(backend_module, monkeypatch):
-    """Affinity first, then a container's quota."""
-    affinity = len(os.sched_getaffinity(0))
-    monkeypatch.setattr(Path, "read_text", lambda self: "50000 100000\n")
-    assert backend_module.available_cores() == 1
-    monkeypatch.setattr(Path, "read_text", lambda self: "max 100000\n")
-    assert backend_module.available_cores() == affinity
+@pytest.mark.parametrize(
+    ("quotas", "expected"),
+    [
+        ({}, 4),
+        ({"": "max 100000"}, 4),
+        ({"pod/container": "200000 100000", "pod": "max 100000"}, 2),
+        ({"pod/container": "max 100000", "pod": "350000 100000"}, 3),
+        ({"pod/container": "50000 100000"}, 1),
+        ({"": "900000 100000"}, 4),
+    ],
+    ids=["none", "max", "own", "of the pod", "less than one", "more than there are"],
+)
+def test_threads_fit_the_processors_this_process_may_use(backend_module, monkeypatch, quotas, expected):
+    """Affinity first, then the smallest CPU quota of its own cgroup and those above."""
+    files_ = {f"/sys/fs/cgroup/{group}/cpu.max".replace("//", "/"): f"{text}\n" for group, text in quotas.items()}
+    files_["/proc/self/cgroup"] = "0::/pod/container\n"
+
+    def read_text(self):
+        if str(self) not in files_:
+            raise FileNotFoundError(str(self))
+        return files_[str(self)]
+
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 2, 3})
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert backend_module.available_cores() == expected

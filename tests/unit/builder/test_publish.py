@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,22 @@ def test_a_file_where_a_directory_must_be_is_a_conflict_before_anything_changes(
         _publish(Repository(tmp_path / "models"), b"one")
     assert (tmp_path / obstacle).read_text() == "in the way"
     assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_a_number_outlives_its_folder(repository: Repository) -> None:
+    """A client that kept the contract of a deleted release must see another number, or it would keep its labels too."""
+    _publish(repository, b"one")
+    _publish(repository, b"two")
+    shutil.rmtree(repository.path)
+    shutil.rmtree(repository.releases)
+    with repository.locked():
+        assert repository.version_for(_NAME, "another release") == 3
+
+
+def test_a_served_version_without_its_manifest_still_counts(repository: Repository) -> None:
+    """Triton serves it all the same."""
+    _publish(repository, b"one")
+    (repository.path / _NAME / "1" / "manifest.json").unlink()
+    (repository.path / _NAME / "1").rename(repository.path / _NAME / "7")
+    with repository.locked():
+        assert repository.version_for(_NAME, "another release") == 8

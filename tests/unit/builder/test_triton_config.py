@@ -143,6 +143,15 @@ def test_the_cpu_config_has_nothing_of_a_gpu() -> None:
     assert (group.count, group.kind) == (2, model_config_pb2.ModelInstanceGroup.KIND_CPU)
 
 
+def test_an_fp16_model_says_on_the_cpu_what_it_is_not() -> None:
+    """A CPU runtime computes an FP16 graph in FP32: neither its speed nor its overflow is a GPU's."""
+    parsed = _parsed("fp16")
+    gpu, cpu = (dict(parsed[kind].parameters) for kind in ("gpu", "cpu"))
+    assert cpu.pop("emulated").string_value == "fp16 weights, fp32 arithmetic"
+    assert cpu == gpu
+    assert "emulated" not in _parsed("fp32")["cpu"].parameters
+
+
 def test_the_parameters_are_the_contract_with_the_client() -> None:
     """Architecture, precision, release, preprocessing and labels, the last two with their hashes."""
     parameters = {key: value.string_value for key, value in _parsed("fp16")["gpu"].parameters.items()}

@@ -89,6 +89,7 @@ class SmallModel:
     classes: int = 1000
     version: str = "1"
     is_ready: bool = True
+    unavailable: tuple[str, str] = ("UNAVAILABLE", "out of memory")  # what the index says where it is not ready
     answer: Answer = mean_pixel
     misbehave: Misbehaviour | None = None
     datatype: str = "FP32"
@@ -105,6 +106,8 @@ class SmallTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     calls: list[str] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
     timeouts_us: list[int] = field(default_factory=list)
+    deadlines_s: list[float] = field(default_factory=list)  # what gRPC said was left of each inference's deadline
+    answered: int = 0
     images: list[np.ndarray] = field(default_factory=list)
     finish: threading.Event = field(default_factory=threading.Event)
     address: str = ""
@@ -142,7 +145,7 @@ class SmallTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._admit("RepositoryIndex", context)
         index = service_pb2.RepositoryIndexResponse()
         for name, model in self.models.items():
-            state, reason = ("READY", "") if model.is_ready else ("UNAVAILABLE", "out of memory")
+            state, reason = ("READY", "") if model.is_ready else model.unavailable
             index.models.add(name=name, version=model.version, state=state, reason=reason)
         return index
 
@@ -164,6 +167,7 @@ class SmallTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     def ModelInfer(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802
         self._admit("ModelInfer", context)
         model = self._model(request.model_name, context)
+        self.deadlines_s.append(context.time_remaining())
         self.timeouts_us.append(request.parameters["timeout"].int64_param)
         tensor = request.inputs[0]
         batch = np.frombuffer(request.raw_input_contents[0], np.uint8).reshape(tuple(tensor.shape))
@@ -174,6 +178,7 @@ class SmallTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         response = service_pb2.ModelInferResponse(model_name=request.model_name, model_version=model.version)
         response.outputs.add(name=model.output_name, datatype=model.datatype, shape=scores.shape)
         response.raw_output_contents.append(scores.tobytes())
+        self.answered += 1
         return response
 
 

@@ -6,7 +6,6 @@ import io
 import os
 import socket
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -54,14 +53,25 @@ def test_a_socket_and_a_device_are_refused(tmp_path: Path) -> None:
                 rgb_from_image(path)
 
 
-def test_a_file_of_a_gigabyte_is_refused_unread(tmp_path: Path) -> None:
-    """Case 8: by its size, without reading it."""
+def test_a_file_of_a_gigabyte_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Case 8: by its size, without reading it; a small file then shows that reading would have been seen."""
+    opened_for_reading: list[int] = []
+    fdopen = os.fdopen
+
+    def noted_fdopen(descriptor: int, *args: object, **options: object) -> object:
+        opened_for_reading.append(descriptor)
+        return fdopen(descriptor, *args, **options)
+
+    monkeypatch.setattr(os, "fdopen", noted_fdopen)
     with (tmp_path / "large.jpg").open("wb") as file:
         file.truncate(1 << 30)
-    started = time.perf_counter()
     with pytest.raises(InvalidImage, match="1,073,741,824 bytes or more, at most 33,554,432"):
         rgb_from_image(tmp_path / "large.jpg")
-    assert time.perf_counter() - started < 0.5
+    assert opened_for_reading == []
+    (tmp_path / "small.jpg").write_bytes(b"no picture")
+    with pytest.raises(InvalidImage, match="not a JPEG, PNG or WEBP"):
+        rgb_from_image(tmp_path / "small.jpg")
+    assert len(opened_for_reading) == 1
 
 
 def test_an_endless_file_object_is_read_up_to_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:

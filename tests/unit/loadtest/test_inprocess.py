@@ -35,6 +35,21 @@ def test_the_yardstick_has_the_settings_of_the_cpu_backend():
     }
 
 
+def test_the_yardstick_has_as_many_threads_as_the_cpu_backend():
+    """Processors are counted by the same lines in both files."""
+
+    def counting_function(path: Path) -> str:
+        (found,) = (
+            node
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.FunctionDef) and node.name == "available_cores"
+        )
+        return ast.unparse(found)
+
+    backend = ROOT / "builder" / "cpu_backend" / "model.py"
+    assert counting_function(ROOT / "loadtest" / "inprocess.py") == counting_function(backend)
+
+
 def test_models_are_found_by_their_config(tmp_path):
     """Other folders are none."""
     (tmp_path / "other").mkdir()

@@ -1,6 +1,6 @@
 import pytest
 
-from serving.server_log import LoadFailure, busy_port, last_error, load_failure
+from serving.server_log import LoadFailure, busy_port, ending, last_error, load_failure
 
 # Lines as tritonserver 2.51.0 wrote them, shortened paths.
 INITIALIZE_FAILED = r"""
@@ -78,3 +78,11 @@ def test_the_last_error_is_one_line_and_its_absence_is_said():
     assert last_error(INITIALIZE_FAILED) == "error: creating server: Internal - failed to load all models"
     assert last_error(PORT_TAKEN).startswith("failed to start HTTP service")
     assert last_error("") == "the log names no error"
+
+
+def test_the_ending_is_the_last_lines_in_one(tmp_path):
+    """Short, so that a page of log does not become a page of message; an empty or absent log is said to be."""
+    log = tmp_path / "server.log"
+    assert ending(log) == "Its log ends with: (nothing)"
+    log.write_text("first\nsecond\n\nthird\n" + "x" * 5000 + "\n")
+    assert ending(log) == "Its log ends with: second | third | " + "x" * 200
