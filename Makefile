@@ -32,9 +32,10 @@ check: install
 bench: install
 	$(BIN)/python -m loadtest bench --json bench.json
 
+# Keeps every pin that is there and adds what pyproject.toml newly asks for; to raise a pin, edit or delete its line first.
 lock:
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/pip install --quiet $(PIP_OPTIONS) '.[builder,serving,dev]'
+	$(VENV)/lock/bin/pip install --quiet $(PIP_OPTIONS) -c requirements.lock '.[builder,serving,dev]'
 	{ head -1 requirements.lock; $(VENV)/lock/bin/pip freeze --all --exclude pip --exclude inception-triton | sed 's/+cpu$$//'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 	rm -rf $(VENV)/lock

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import shlex
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -14,9 +14,9 @@ from pathlib import Path
 from builder.catalog import MODELS, ModelSpec
 from builder.errors import IncompleteBuild, RepositoryDamaged
 from builder.folder import Contents, assemble_folder
+from builder.hashing import canonical_json, sha256_of_bytes, sha256_of_text
 from builder.labels import labels_for
-from builder.manifest import problems_of, read_manifest, sha256_of_bytes
-from builder.preprocessing import canonical_json, sha256_of_text
+from builder.manifest import problems_of, read_manifest
 from builder.progress import Progress
 from builder.publish import Repository
 from builder.targets import Target
@@ -58,10 +58,10 @@ class BuildOptions:
         given += [("--repository", str(self.repository))]
         if any(spec != MODELS[spec.name] for spec in self.specs):
             given.append(("--input-size", str(self.specs[0].input_size)))
-        for field, option in _OPTIONAL_ARGUMENTS.items():
-            value = getattr(self, field)
-            if value != BuildOptions.__dataclass_fields__[field].default:
-                given.append((option, str(value)))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in _OPTIONAL_ARGUMENTS and value != field.default:
+                given.append((_OPTIONAL_ARGUMENTS[field.name], str(value)))
         return [word for pair in given for word in pair]
 
 

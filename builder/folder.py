@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from builder.catalog import ModelSpec
-from builder.manifest import FORMAT, NAME, listed_files, release_of, sha256_of_bytes
-from builder.preprocessing import preprocess_json, sha256_of_text
+from builder.hashing import sha256_of_bytes, sha256_of_text
+from builder.manifest import FORMAT, NAME, listed_files, release_of
+from builder.preprocessing import preprocess_json
 from builder.triton_config import configs_from_spec
 
 

@@ -6,15 +6,13 @@ plan has an `smNN.json` of its own, so that adding the second GPU's plan changes
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from builder.errors import RepositoryDamaged
-from builder.hashing import sha256_of_file
-from builder.preprocessing import canonical_json, sha256_of_text
+from builder.hashing import canonical_json, sha256_of_file, sha256_of_text
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -24,11 +22,6 @@ RELEASE_DIGITS = 16
 def release_of(contents: dict[str, str]) -> str:
     """The release id: 16 hex digits over the sorted (path, SHA-256) pairs of what decides an answer."""
     return sha256_of_text(canonical_json(sorted(contents.items())))[:RELEASE_DIGITS]
-
-
-def sha256_of_bytes(data: bytes) -> str:
-    """SHA-256 in hex."""
-    return hashlib.sha256(data).hexdigest()
 
 
 def manifest_path(folder: Path) -> Path | None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from builder.catalog import ModelSpec
 from builder.golden import GOLDEN_NAMES, golden_images
-from builder.manifest import sha256_of_bytes
+from builder.hashing import sha256_of_bytes
 from builder.onnx_graph import check_graph
 from builder.parity import compare
 from builder.progress import Progress
@@ -52,20 +52,25 @@ class OnnxStage:
     @property
     def classes(self) -> int:
         """Outputs of the head, known before anything is exported."""
-        kept = self._kept("fp32") or self._kept("fp16")
-        return kept.classes if kept else self._spec.classes
+        kept = self._kept_record("fp32") or self._kept_record("fp16")
+        return int(kept["classes"]) if kept else self._spec.classes
 
     def _kept(self, precision: str) -> CheckedOnnx | None:
-        data_path, record_path = self._paths(precision)
-        if not (data_path.is_file() and record_path.is_file()):
+        kept, (data_path, _) = self._kept_record(precision), self._paths(precision)
+        if kept is None or not data_path.is_file():
             return None
         data = data_path.read_bytes()
+        if sha256_of_bytes(data) != kept["sha256"]:
+            return None  # the writer died between the two files
+        return CheckedOnnx(data, int(kept["classes"]), kept["record"])
+
+    def _kept_record(self, precision: str) -> dict[str, Any] | None:
+        """What is written beside a kept file; None where there is nothing, or its writer died while it wrote."""
         try:
-            kept = json.loads(record_path.read_text())
-            is_whole = kept["sha256"] == sha256_of_bytes(data)
-            return CheckedOnnx(data, int(kept["classes"]), kept["record"]) if is_whole else None
-        except (ValueError, KeyError, TypeError):
-            return None  # the writer died: it is made again
+            kept = json.loads(self._paths(precision)[1].read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return kept if isinstance(kept, dict) and {"sha256", "classes", "record"} <= kept.keys() else None
 
     def _make(self, precision: str) -> CheckedOnnx:
         name = self._catalog_spec.served_name(precision)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-
 from builder.catalog import ModelSpec
+from builder.hashing import canonical_json
 
 # In the graph: (x * 1/255 - mean) / std in float32, on RGB. PaddleClas, ppcls/configs/ImageNet, NormalizeImage.
 PIXEL_SCALE = 1.0 / 255.0
@@ -27,13 +25,3 @@ def preprocess_json(spec: ModelSpec) -> str:
         "layout": "HWC",
     }
     return canonical_json(contract)
-
-
-def canonical_json(value: object) -> str:
-    """JSON with sorted keys and no spaces, so that equal values have equal hashes."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-
-
-def sha256_of_text(text: str) -> str:
-    """SHA-256 of the UTF-8 text, in hex."""
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -11,8 +11,9 @@ from typing import Any
 
 from builder.catalog import ModelSpec
 from builder.errors import BuilderError
+from builder.hashing import canonical_json, sha256_of_text
 from builder.onnx_graph import INPUT, OUTPUT
-from builder.preprocessing import canonical_json, preprocess_json, sha256_of_text
+from builder.preprocessing import preprocess_json
 from builder.targets import GPU_TARGETS
 
 MAX_BATCH_SIZE = 8

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from builder.catalog import ModelSpec
 from builder.errors import UsageError
-from builder.hashing import sha256_of_file
-from builder.preprocessing import sha256_of_text
+from builder.hashing import sha256_of_file, sha256_of_text
 
 if TYPE_CHECKING:
     from builder.architectures import Classifier

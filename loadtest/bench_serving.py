@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from client import InceptionClient
 from client.images import crop_from_rgb, rgb_from_image
-from loadtest.inprocess import Images, Runner, input_size, model_file, noise_images, openvino_runner
+from loadtest.alternation import in_turn
+from loadtest.inprocess import Images, Runner, images_per_s, input_size, model_file, noise_images, openvino_runner
 from loadtest.served_load import ClosedLoop
 from loadtest.statistics import Summary, summarised
 from serving import serve
@@ -75,12 +76,12 @@ def throughput(repository: Path, served_name: str, alternations: int) -> Through
         best = _best_batch(run, images)
 
         def in_process() -> None:
-            inside.append(_inprocess_images_per_s(run, images, best, WINDOW_IMAGES))
+            inside.append(images_per_s(run, images, best, WINDOW_IMAGES))
 
         def served() -> None:
             outside.append(loop.images_per_s(WARM_UP_IMAGES, WINDOW_IMAGES, STALL_TIMEOUT_S))
 
-        _in_turn(in_process, served, alternations)
+        in_turn((in_process, served), alternations)
     ratios = tuple(there / here for there, here in zip(outside, inside, strict=True))
     return Throughput(served_name, best, median(inside), median(outside), summarised(ratios), ratios)
 
@@ -119,19 +120,12 @@ def _idle_latency(
         def served() -> None:
             outside.append(_p50_ms(lambda: client.classify(photo, model=served_name)))
 
-        _in_turn(in_process, served, 1)  # the first round warms up
+        in_turn((in_process, served), 1)  # the first round warms up
         inside.clear()
         outside.clear()
-        _in_turn(in_process, served, rounds)
+        in_turn((in_process, served), rounds)
     overheads = [there - here for there, here in zip(outside, inside, strict=True)]
     return IdleLatency(served_name, median(outside), median(inside), summarised(overheads))
-
-
-def _in_turn(one: Callable[[], None], other: Callable[[], None], turns: int) -> None:
-    """Both, `turns` times, the order within a turn changing, so that a drift of the machine's speed hits both alike."""
-    for turn in range(turns):
-        for step in (one, other) if turn % 2 == 0 else (other, one):
-            step()
 
 
 def _p50_ms(call: Callable[[], object]) -> float:
@@ -150,17 +144,8 @@ def _best_batch(run: Runner, images: Images) -> int:
         run(images[:size])
     for _ in range(BATCH_CHOICE_ROUNDS):
         for size in BATCH_SIZES:
-            seen[size].append(_inprocess_images_per_s(run, images, size, 2 * MAX_BATCH_SIZE))
+            seen[size].append(images_per_s(run, images, size, 2 * MAX_BATCH_SIZE))
     return max(BATCH_SIZES, key=lambda size: median(seen[size]))
-
-
-def _inprocess_images_per_s(run: Runner, images: Images, size: int, count: int) -> float:
-    """Throughput of `count` images in batches of `size`, which divides `count` and the number of `images`."""
-    started = time.perf_counter()
-    for start in range(0, count, size):
-        begin = start % len(images)
-        run(images[begin : begin + size])
-    return count / (time.perf_counter() - started)
 
 
 @contextmanager

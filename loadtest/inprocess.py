@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,15 @@ def input_size(repository: Path, served_name: str) -> int:
 def noise_images(size: int, count: int, seed: int = 0) -> Images:
     """Seeded noise, uint8, N x size x size x 3: these networks do the same work on any pixels."""
     return np.random.default_rng(seed).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+
+
+def images_per_s(run: Runner, images: Images, size: int, count: int) -> float:
+    """Throughput of `count` images in batches of `size`, which divides `count` and the number of `images`."""
+    started = time.perf_counter()
+    for start in range(0, count, size):
+        begin = start % len(images)
+        run(images[begin : begin + size])
+    return count / (time.perf_counter() - started)
 
 
 def available_cores() -> int:

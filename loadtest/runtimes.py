@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from loadtest.inprocess import Images, Runner, input_size, model_file, noise_images, onnxruntime_runner, openvino_runner
+from loadtest.alternation import in_turn
+from loadtest.inprocess import (
+    Images,
+    Runner,
+    images_per_s,
+    input_size,
+    model_file,
+    noise_images,
+    onnxruntime_runner,
+    openvino_runner,
+)
 from loadtest.statistics import Summary, summarised
 
 BATCH_SIZES = (1, 8)
@@ -29,30 +39,25 @@ def compare_runtimes(repository: Path, served_name: str, rounds: int) -> list[Ru
     path = model_file(repository, served_name)
     images = noise_images(input_size(repository, served_name), IMAGES_PER_ROUND)
     runners: dict[str, Runner] = {"openvino": openvino_runner(path), "onnxruntime": onnxruntime_runner(path)}
-    comparisons = []
-    for size in BATCH_SIZES:
-        for run in runners.values():
-            run(images[:size])
-        samples: dict[str, list[float]] = {name: [] for name in runners}
-        for turn in range(rounds):
-            names = list(runners) if turn % 2 == 0 else list(reversed(runners))
-            for name in names:
-                samples[name].append(_ms_per_image(runners[name], images, size))
-        pairs = zip(samples["openvino"], samples["onnxruntime"], strict=True)
-        comparisons.append(
-            RuntimeComparison(
-                served_name,
-                size,
-                summarised(samples["openvino"]),
-                summarised(samples["onnxruntime"]),
-                summarised([one / other for one, other in pairs]),
-            )
-        )
-    return comparisons
+    return [_compared(served_name, runners, images, size, rounds) for size in BATCH_SIZES]
 
 
-def _ms_per_image(run: Runner, images: Images, size: int) -> float:
-    started = time.perf_counter()
-    for start in range(0, len(images), size):
-        run(images[start : start + size])
-    return (time.perf_counter() - started) * 1e3 / len(images)
+def _compared(
+    served_name: str, runners: dict[str, Runner], images: Images, size: int, rounds: int
+) -> RuntimeComparison:
+    samples: dict[str, list[float]] = {name: [] for name in runners}
+
+    def step(name: str) -> Callable[[], None]:
+        return lambda: samples[name].append(1e3 / images_per_s(runners[name], images, size, len(images)))
+
+    for run in runners.values():
+        run(images[:size])
+    in_turn([step(name) for name in runners], rounds)
+    pairs = zip(samples["openvino"], samples["onnxruntime"], strict=True)
+    return RuntimeComparison(
+        served_name,
+        size,
+        summarised(samples["openvino"]),
+        summarised(samples["onnxruntime"]),
+        summarised([one / other for one, other in pairs]),
+    )

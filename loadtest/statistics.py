@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import median
 
 CONFIDENCE = 0.95
@@ -19,10 +19,6 @@ class Summary:
     high: float
     confidence: float
     samples: int
-
-    def as_dict(self) -> dict[str, float | int]:
-        """For JSON."""
-        return asdict(self)
 
 
 def summarised(values: Sequence[float]) -> Summary:
