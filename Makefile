@@ -27,6 +27,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy --python-version 3.10 -p builder  # the plan stage runs there
 	$(BIN)/lint-imports
 
 bench: install
@@ -35,7 +36,7 @@ bench: install
 # Keeps every pin that is there and adds what pyproject.toml newly asks for; to raise a pin, edit or delete its line first.
 lock:
 	rm -rf $(VENV)/lock && $(PYTHON) -m venv $(VENV)/lock
-	$(VENV)/lock/bin/pip install --quiet $(PIP_OPTIONS) -c requirements.lock '.[builder,serving,dev]'
+	$(VENV)/lock/bin/pip install --quiet $(PIP_OPTIONS) -c requirements.lock '.[builder,plan,serving,loadtest,dev]'
 	{ head -1 requirements.lock; $(VENV)/lock/bin/pip freeze --all --exclude pip --exclude inception-triton | sed 's/+cpu$$//'; } > requirements.lock.new
 	mv requirements.lock.new requirements.lock
 	rm -rf $(VENV)/lock

@@ -1,39 +1,31 @@
-"""Catalog rows and weights -> published model folders. Keyed by content: what is done is not done again."""
+"""Catalog rows and weights -> model folders without plans. Keyed by content: what is done is not done again.
+
+For a CPU a folder is whole then and gets published. For a GPU it is staged, where `gpu_build` takes it up.
+"""
 
 from __future__ import annotations
 
 import importlib.metadata
-import shlex
 import shutil
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from builder.catalog import MODELS, ModelSpec
-from builder.errors import IncompleteBuild, RepositoryDamaged
+from builder.catalog import ModelSpec
+from builder.errors import RepositoryDamaged
 from builder.folder import Contents, assemble_folder
-from builder.hashing import canonical_json, sha256_of_bytes, sha256_of_text
+from builder.hashing import canonical_json, sha256_of_bytes, sha256_of_file, sha256_of_text
+from builder.install import publish_with_plans
 from builder.labels import labels_for
 from builder.manifest import problems_of, read_manifest
+from builder.profiles import DEFAULT_PROFILE_SIZES
 from builder.progress import Progress
 from builder.publish import Repository
-from builder.targets import Target
+from builder.targets import GPU_TARGETS, Target
 from builder.weight_source import WeightSource, weight_source
 
 # Distributions whose version decides what is written.
 _TOOLCHAIN = ("numpy", "torch", "onnx", "onnxruntime", "protobuf", "tritonclient")
-
-
-# Told only where they are not the default.
-_OPTIONAL_ARGUMENTS = {
-    "seed": "--seed",
-    "labels": "--labels",
-    "instances": "--instances",
-    "cache_dir": "--cache-dir",
-    "lock_file": "--lock-file",
-}
 
 
 @dataclass(frozen=True)
@@ -48,21 +40,17 @@ class BuildOptions:
     seed: int = 0
     labels: Path | None = None
     instances: int = 1
+    profile_sizes: tuple[int, ...] = DEFAULT_PROFILE_SIZES
     cache_dir: Path = Path(".cache")
     lock_file: Path = Path("weights.lock.json")
 
-    def arguments(self) -> list[str]:
-        """The command line of `python -m builder build` that asks for the same."""
-        given = [("--gpu", self.target.name), *(("--model", spec.name) for spec in self.specs)]
-        given += [("--precision", ",".join(self.precisions)), ("--weights", self.weights)]
-        given += [("--repository", str(self.repository))]
-        if any(spec != MODELS[spec.name] for spec in self.specs):
-            given.append(("--input-size", str(self.specs[0].input_size)))
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name in _OPTIONAL_ARGUMENTS and value != field.default:
-                given.append((_OPTIONAL_ARGUMENTS[field.name], str(value)))
-        return [word for pair in given for word in pair]
+    @property
+    def extra_plans(self) -> dict[str, str]:
+        """Compute capability -> plan of a target that is no row of the table (`--gpu auto`)."""
+        capability, plan = self.target.compute_capability, self.target.plan_filename
+        if capability is None or plan is None or capability in {row.compute_capability for row in GPU_TARGETS}:
+            return {}
+        return {capability: plan}
 
 
 @dataclass(frozen=True)
@@ -83,8 +71,8 @@ class Built:
 def build(options: BuildOptions, progress: Progress) -> list[Built]:
     """Build every model and precision asked for, and publish each as soon as it is whole.
 
-    Raises a `BuilderError` at the first model that fails; those before it stay published. For a GPU target raises
-    `IncompleteBuild` after everything before the plan was done and kept.
+    For a GPU target folders are staged instead, unless the served one is of the same inputs already: it only lacks the
+    plan then. Raises a `BuilderError` at the first model that fails; those before it stay published.
     """
     repository = Repository(options.repository)
     built: list[Built] = []
@@ -94,8 +82,6 @@ def build(options: BuildOptions, progress: Progress) -> list[Built]:
                 shutil.rmtree(kept)  # of another builder: nothing in it will be asked for again
         for spec in options.specs:
             built += _ModelBuild(spec, options, repository, progress).run()
-    if options.target.plan_filename is not None:
-        raise _incomplete(options, built)
     return built
 
 
@@ -130,8 +116,11 @@ class _ModelBuild:
                     precision=precision,
                     labels=labels,
                     onnx=checked.data,
+                    reference=checked.reference,
                     instances=self._options.instances,
                     provenance=self._provenance(precision) | checked.record,
+                    profile_sizes=self._options.profile_sizes,
+                    extra_plans=self._options.extra_plans,
                 )
                 built[precision] = self._deliver(contents)
             shutil.rmtree(work)
@@ -139,40 +128,51 @@ class _ModelBuild:
 
     def _unchanged(self, precision: str) -> Built | None:
         """The folder that is there already, when it was made from the same inputs and nothing in it has changed."""
-        folder = self._home(self._spec.served_name(precision))
+        served_name = self._spec.served_name(precision)
+        live, staged = self._repository.path / served_name, self._repository.awaiting_plan / served_name
+        for folder in (live, staged) if self._is_staged else (live,):
+            if self._is_of_these_inputs(folder, precision):
+                self._progress.line(served_name, "unchanged")
+                if folder == live:
+                    self._drop_staged(served_name)
+                manifest = read_manifest(folder)
+                return Built(served_name, "unchanged", folder, manifest["release"], manifest["version"])
+        return None
+
+    def _is_of_these_inputs(self, folder: Path, precision: str) -> bool:
         try:
             manifest = read_manifest(folder)
         except RepositoryDamaged:
-            return None
-        if manifest.get("build_key") != self._key(precision) or problems_of(folder):
-            return None
-        self._progress.line(folder.name, "unchanged")
-        return Built(folder.name, "unchanged", folder, manifest["release"], manifest["version"])
+            return False
+        return manifest.get("build_key") == self._key(precision) and not problems_of(folder)
 
     def _deliver(self, contents: Contents) -> Built:
         """Assemble the folder; publish it, or for a GPU target keep it where its plan will be added."""
         served_name = contents.spec.served_name(contents.precision)
-        is_staged = self._options.target.plan_filename is not None
         release = contents.release
-        with self._progress.step(served_name, "stage" if is_staged else "publish"):
+        with self._progress.step(served_name, "stage" if self._is_staged else "publish"):
             version = self._repository.version_for(served_name, release)
             folder = self._repository.new_folder()
             assemble_folder(folder, contents, release, version)
-            home = self._home(served_name)
-            if is_staged:
+            if self._is_staged:
+                home = self._repository.awaiting_plan / served_name
                 shutil.rmtree(home, ignore_errors=True)
                 home.parent.mkdir(exist_ok=True)
                 folder.rename(home)
-            elif not self._repository.publish(folder, served_name):
-                self._progress.line(served_name, "this file system cannot exchange folders: two renames were made")
-        return Built(served_name, "staged" if is_staged else "published", home, release, version)
+                return Built(served_name, "staged", home, release, version)
+            cautions = publish_with_plans(self._repository, folder)
+        self._drop_staged(served_name)
+        for caution in cautions:
+            self._progress.line(served_name, caution)
+        return Built(served_name, "published", self._repository.path / served_name, release, version)
 
-    def _home(self, served_name: str) -> Path:
-        """Where the finished folder belongs."""
-        target = self._options.target
-        if target.plan_filename is None:
-            return self._repository.path / served_name
-        return self._repository.staging / f"awaiting-plan-{target.name}" / served_name
+    def _drop_staged(self, served_name: str) -> None:
+        """What waits for a plan was asked for before: it must not replace, one day, what was asked for now."""
+        shutil.rmtree(self._repository.awaiting_plan / served_name, ignore_errors=True)
+
+    @property
+    def _is_staged(self) -> bool:
+        return self._options.target.plan_filename is not None
 
     def _provenance(self, precision: str) -> dict[str, object]:
         return {
@@ -195,20 +195,11 @@ class _ModelBuild:
             inputs |= {
                 "precision": precision,
                 "instances": self._options.instances,
+                "profiles": self._options.profile_sizes,
+                "extra_plans": self._options.extra_plans,
                 "labels": sha256_of_bytes(labels.read_bytes()) if labels and labels.is_file() else str(labels),
             }
         return sha256_of_text(canonical_json(inputs))
-
-
-def _incomplete(options: BuildOptions, built: list[Built]) -> IncompleteBuild:
-    target = options.target
-    return IncompleteBuild(
-        f"everything before the TensorRT plan is done and kept in {built[0].folder.parent} "
-        f"({', '.join(result.served_name for result in built)}). {target.plan_filename} must be built on an "
-        f"{target.title} (compute capability {target.compute_capability}) with TensorRT {target.tensorrt}. "
-        f"The step left, on such a host: {shlex.join(['python', '-m', 'builder', 'build', *options.arguments()])}",
-        [result.as_dict() for result in built],
-    )
 
 
 def _work_prefix() -> str:
@@ -224,15 +215,7 @@ def _toolchain() -> dict[str, str]:
 @cache
 def _code_sha256() -> str:
     """Hash of the builder's own files: another builder may write another folder."""
-    contents: dict[str, str] = {}
-
-    def walk(directory: Traversable, prefix: str) -> None:
-        for entry in directory.iterdir():
-            if entry.is_dir():
-                if entry.name != "__pycache__":
-                    walk(entry, f"{prefix}{entry.name}/")
-            else:
-                contents[prefix + entry.name] = sha256_of_bytes(entry.read_bytes())
-
-    walk(files("builder"), "")
+    home = Path(__file__).parent
+    files = [path for path in home.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+    contents = {path.relative_to(home).as_posix(): sha256_of_file(path) for path in files}
     return sha256_of_text(canonical_json(contents))

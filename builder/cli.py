@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from builder.build import BuildOptions, build
-from builder.catalog import MODELS, ModelSpec, spec_from_name
-from builder.errors import BuilderError, IncompleteBuild, UsageError
-from builder.progress import Progress
-from builder.targets import TARGETS, precisions_from_option
+from builder.build_command import add_build
+from builder.errors import BuilderError
+from builder.targets import TARGETS
 
 _EXIT_CODES = """exit codes:
   0  done
@@ -21,20 +20,21 @@ _EXIT_CODES = """exit codes:
   3  incomplete: a step needs another machine, everything else is done and kept
   4  a check failed: parity, accuracy or integrity"""
 
-_BUILD_EXAMPLES = """examples:
-  python -m builder build --gpu cpu                              all eight, fp32, official weights
-  python -m builder build --gpu cpu --weights seeded             without network: untrained, calibrated weights
-  python -m builder build --gpu cpu --model InceptionV3 --precision fp32,fp16
-  python -m builder build --gpu cpu --model Xception41 --weights flowers.pdparams --labels flowers.txt
-  python -m builder build --gpu cpu --model GoogLeNet --input-size 299
-  python -m builder build --gpu t4                               TensorRT folders; ends with 3 where there is no T4"""
-
 _LIST_EXAMPLES = """examples:
   python -m builder list
   python -m builder list --json"""
 
+_PUBLISH_EXAMPLES = """examples:
+  python -m builder publish copied/inception_v3_fp16 copied/inception_v3_fp32
+  python -m builder publish /mnt/v100/model_repository/*         the V100's plans join those of the T4"""
+
+_DOCTOR_EXAMPLES = """examples:
+  python -m builder doctor
+  python -m builder doctor --json"""
+
 _VERIFY_EXAMPLES = """examples:
   python -m builder verify                                       the repository that `build` writes
+  python -m builder verify --gpu t4                              also that every model has its plan for a T4
   python -m builder verify /srv/models --json"""
 
 
@@ -46,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BuilderError as error:
         print(f"builder: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # `| head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BuilderError.exit_code
     except OSError as error:
         print(
             f"builder: the system refused: {error}. See to permissions and free space, then run this again to go on",
@@ -76,46 +79,32 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="for machines")
     listing.set_defaults(run=_list)
 
-    build = commands.add_parser(
-        "build",
-        help="weights -> ONNX -> checked, published model folders",
-        epilog=f"{_BUILD_EXAMPLES}\n\n{_EXIT_CODES}",
+    add_build(commands, _EXIT_CODES)
+
+    publish = commands.add_parser(
+        "publish",
+        help="install folders that were built elsewhere; plans for other GPUs join what is served",
+        epilog=f"{_PUBLISH_EXAMPLES}\n\n{_EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    build.add_argument("--gpu", required=True, choices=sorted(TARGETS), help="the kind of machine that will serve")
-    build.add_argument(
-        "--model", action="append", metavar="NAME", help="a model of the list, repeatable (default: all eight)"
-    )
-    build.add_argument(
-        "--precision", metavar="P[,P]", help="fp32, fp16 or both (default: fp32 for cpu, both for a GPU)"
-    )
-    build.add_argument(
-        "--weights",
-        default="pretrained",
-        metavar="SOURCE",
-        help="'pretrained' (default: PaddleClas's files, downloaded once), 'seeded' (untrained), or a .pdparams, "
-        ".safetensors or torch file",
-    )
-    build.add_argument("--seed", type=int, default=0, metavar="N", help="with --weights seeded (default: %(default)s)")
-    build.add_argument("--labels", type=Path, metavar="FILE", help="one label per line, for a head of other classes")
-    build.add_argument("--input-size", type=int, metavar="PIXELS", help="another input size; becomes part of the name")
-    build.add_argument("--instances", type=int, default=1, metavar="N", help="instance_group count (default: 1)")
-    build.add_argument(
+    publish.add_argument("folder", type=Path, nargs="+", help="a model folder")
+    publish.add_argument(
         "--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: %(default)s"
     )
-    build.add_argument(
-        "--cache-dir", type=Path, default=Path(".cache"), metavar="DIR", help="downloads (default: %(default)s)"
+    publish.add_argument("--json", action="store_true", help="for machines")
+    publish.set_defaults(run=_publish)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="GPUs, driver and TensorRT here, what each target needs, and the one command to run",
+        epilog=f"{_DOCTOR_EXAMPLES}\n\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    build.add_argument(
-        "--lock-file",
-        type=Path,
-        default=Path("weights.lock.json"),
-        metavar="FILE",
-        help="SHA-256 of each official file, pinned on first use; commit it (default: %(default)s)",
+    doctor.add_argument(
+        "--repository", type=Path, default=Path("model_repository"), metavar="DIR", help="default: %(default)s"
     )
-    build.add_argument("--quiet", action="store_true", help="no progress on standard error")
-    build.add_argument("--json", action="store_true", help="the result for machines, on standard output")
-    build.set_defaults(run=_build)
+    doctor.add_argument("--json", action="store_true", help="for machines")
+    doctor.set_defaults(run=_doctor)
 
     verify = commands.add_parser(
         "verify",
@@ -126,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument(
         "repository", type=Path, nargs="?", default=Path("model_repository"), help="default: %(default)s"
     )
+    verify.add_argument("--gpu", choices=sorted(TARGETS), help="also name the models that this machine could not serve")
     verify.add_argument("--json", action="store_true", help="for machines")
     verify.set_defaults(run=_verify)
     return parser
@@ -141,53 +131,42 @@ def _list(options: argparse.Namespace) -> int:
     return 0
 
 
-def _build(options: argparse.Namespace) -> int:
-    target = TARGETS[options.gpu]
-    if options.instances < 1:
-        raise UsageError(f"--instances {options.instances}: expected 1 or more")
-    asked = BuildOptions(
-        specs=_specs(options),
-        target=target,
-        precisions=precisions_from_option(options.precision, target),
-        repository=options.repository,
-        weights=options.weights,
-        seed=options.seed,
-        labels=options.labels,
-        instances=options.instances,
-        cache_dir=options.cache_dir,
-        lock_file=options.lock_file,
-    )
+def _publish(options: argparse.Namespace) -> int:
+    from builder.install import install
+    from builder.publish import Repository
+
+    repository = Repository(options.repository)
+    installed = []
     try:
-        built = build(asked, Progress(is_quiet=options.quiet))
-        _tell_built([result.as_dict() for result in built], as_json=options.json)
-    except IncompleteBuild as incomplete:
-        _tell_built(incomplete.results, as_json=options.json)
-        raise
+        with repository.locked():
+            for folder in options.folder:
+                installed.append(install(repository, folder, {}))
+    finally:  # those before a refused one are published
+        if options.json:
+            print(json.dumps([result.as_dict() for result in installed], indent=2))
+        else:
+            for result in installed:
+                print(f"{result.served_name:<28}version {result.version}, release {result.release}")
+                for caution in result.cautions:
+                    print(f"  {caution}")
     return 0
 
 
-def _tell_built(results: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(results, indent=2))
+def _doctor(options: argparse.Namespace) -> int:
+    from builder.doctor import diagnosis, print_diagnosis
 
-
-def _specs(options: argparse.Namespace) -> tuple[ModelSpec, ...]:
-    names = options.model or list(MODELS)
-    specs = tuple(dict.fromkeys(spec_from_name(name) for name in names))
-    for option, value in (("--input-size", options.input_size), ("--labels", options.labels)):
-        if value is not None and options.model is None:
-            raise UsageError(f"{option} goes with --model: it is not meant for all eight")
-    if options.weights not in ("pretrained", "seeded") and len(specs) != 1:
-        raise UsageError("--weights FILE goes with exactly one --model: a weight file belongs to one architecture")
-    if options.input_size is None:
-        return specs
-    return tuple(spec.at_input_size(options.input_size) for spec in specs)
+    seen = diagnosis(options.repository)
+    if options.json:
+        print(json.dumps(seen, indent=2))
+    else:
+        print_diagnosis(seen)
+    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
     from builder.verify import verify
 
-    report = verify(options.repository)
+    report = verify(options.repository, TARGETS[options.gpu] if options.gpu else None)
     if options.json:
         print(json.dumps(report, indent=2))
     else:

@@ -9,6 +9,7 @@
      |- WeightsUnavailable            1  the official file could not be fetched
      |- WeightsRejected               4  file -> tensors: not a weight file, or not this model's
      |- ExportFailed                  1  module -> ONNX: the exporter or the written graph is wrong
+     |- PlanFailed                    1  model.onnx -> smNN.plan: TensorRT refused the graph, or ran out of something
      |- ParityFailed                  4  two forms of one model give different answers
      |- PrecisionRejected             4  FP16 would overflow, or changes the answer
      |- IncompleteBuild               3  a step needs a machine that this one is not
@@ -59,6 +60,10 @@ class WeightsRejected(BuilderError):
 
 class ExportFailed(BuilderError):
     """The exporter failed, or the graph it wrote breaks a rule of `onnx_graph`."""
+
+
+class PlanFailed(BuilderError):
+    """TensorRT could not build a plan, or could not load or run the one it built."""
 
 
 class ParityFailed(BuilderError):

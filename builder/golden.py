@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 GOLDEN_NAMES = ("cat", "coffee", "rocket")
+PROOF_IMAGES = 8  # the largest batch that is served
 
 
 @cache
@@ -31,3 +32,10 @@ def golden_images(size: int) -> NDArray[np.uint8]:
         return np.ascontiguousarray(pixels[:, nearest][:, :, nearest])
     offset = (stored_size - size) // 2
     return np.ascontiguousarray(pixels[:, offset : offset + size, offset : offset + size])
+
+
+def proof_images(size: int) -> NDArray[np.uint8]:
+    """The inputs a plan is proved on, 8 x `size` x `size` x 3: the photographs, mirrored, and two upside down."""
+    photographs = golden_images(size)
+    upside_down = photographs[: PROOF_IMAGES - 2 * len(photographs), ::-1]
+    return np.ascontiguousarray(np.concatenate([photographs, photographs[:, :, ::-1], upside_down]))

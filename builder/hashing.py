@@ -6,11 +6,16 @@ import hashlib
 import json
 from pathlib import Path
 
+_BLOCK_BYTES = 1024 * 1024
+
 
 def sha256_of_file(path: Path) -> str:
     """The SHA-256 of the file's bytes in 64 hex digits, read in blocks. Raises `OSError` where it cannot be read."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def sha256_of_bytes(data: bytes) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from builder.errors import RepositoryDamaged
 from builder.hashing import canonical_json, sha256_of_file, sha256_of_text
+from builder.plan_record import folder_facts, is_whole_plan, plan_problems, read_record
 
 FORMAT = 1
 NAME = "manifest.json"
@@ -52,6 +53,7 @@ def _is_manifest(value: Any) -> bool:
         isinstance(value.get("served_name"), str)
         and isinstance(value.get("release"), str)
         and type(value.get("version")) is int
+        and isinstance(value.get("profiles"), list)
         and all(isinstance(file, dict) and {"sha256", "size"} <= file.keys() for file in value["files"].values())
     )
 
@@ -78,11 +80,25 @@ def problems_of(folder: Path) -> list[str]:
     for path, expected in manifest["files"].items():
         problems.extend(_problem(folder, path, expected))
     belonging = set(manifest["files"]) | {f"{version}/{NAME}"}
-    plans, plan_problems = _plans(folder, version)
-    problems.extend(plan_problems)
-    for path in sorted(_entries_below(folder, version) - belonging - plans):
+    plans, wrong = plan_problems(folder / version, folder_facts(manifest))
+    problems.extend(wrong)
+    belonging |= {f"{version}/{name}" for name in plans}
+    for path in sorted(_entries_below(folder, version) - belonging):
         problems.append(f"{folder.name}/{path} does not belong: the manifest does not list it")
     return problems
+
+
+def has_plan(folder: Path, plan_filename: str, key: str | None = None) -> bool:
+    """Whether the model folder has this plan, whole and of its graph; with a `key`, also that it was built that way."""
+    try:
+        manifest = read_manifest(folder)
+    except RepositoryDamaged:
+        return False
+    version_directory = folder / str(manifest["version"])
+    record = read_record(version_directory, plan_filename)
+    if record is None or (key is not None and record.get("plan_key") != key):
+        return False
+    return is_whole_plan(version_directory, plan_filename, folder_facts(manifest))
 
 
 def _problem(folder: Path, path: str, expected: dict[str, Any]) -> Iterable[str]:
@@ -97,23 +113,6 @@ def _problem(folder: Path, path: str, expected: dict[str, Any]) -> Iterable[str]
             yield f"{folder.name}/{path} differs: SHA-256 {seen[:16]}..., the manifest says {told}..."
     except OSError as error:
         yield f"{folder.name}/{path} cannot be read: {error.strerror}"
-
-
-def _plans(folder: Path, version: str) -> tuple[set[str], list[str]]:
-    """Paths of the plans and their own records, and what is wrong with them."""
-    belonging: set[str] = set()
-    problems: list[str] = []
-    for plan in sorted((folder / version).glob("sm*.plan")):
-        record = plan.with_suffix(".json")
-        belonging |= {f"{version}/{plan.name}", f"{version}/{record.name}", f"{version}/{plan.stem}.layers.json"}
-        try:
-            expected = json.loads(record.read_text(encoding="utf-8"))["sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            problems.append(f"{folder.name}/{version}/{plan.name} has no readable record {record.name}")
-            continue
-        if plan.is_symlink() or not plan.is_file() or sha256_of_file(plan) != expected:
-            problems.append(f"{folder.name}/{version}/{plan.name} differs from its record {record.name}")
-    return belonging, problems
 
 
 def _entries_below(folder: Path, version: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from builder.catalog import ModelSpec
-from builder.golden import GOLDEN_NAMES, golden_images
+from builder.golden import GOLDEN_NAMES, proof_images
 from builder.hashing import sha256_of_bytes
 from builder.onnx_graph import check_graph
 from builder.parity import compare
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckedOnnx:
-    """A serialized model that agreed with torch; `record` says what was seen, for the manifest."""
+    """A serialized model that agreed with torch; `record` says what was seen, for the manifest.
+
+    `reference` is ONNX Runtime's answer of the FP32 graph to `proof_images`, 8 x classes as a .npy file: what a plan
+    of either precision is held against, on a host that has neither the FP32 graph of an FP16 model nor torch.
+    """
 
     data: bytes
+    reference: bytes
     classes: int
     record: dict[str, Any]
 
@@ -39,7 +45,8 @@ class OnnxStage:
 
     def __init__(self, spec: ModelSpec, source: WeightSource, work: Path, progress: Progress) -> None:
         self._catalog_spec, self._source, self._work, self._progress = spec, source, work, progress
-        self._images = golden_images(spec.input_size)
+        self._proof_images = proof_images(spec.input_size)
+        self._images = self._proof_images[: len(GOLDEN_NAMES)]
 
     def checked(self, precision: str) -> CheckedOnnx:
         """The ONNX file at `precision`, from the work folder or made now.
@@ -56,21 +63,22 @@ class OnnxStage:
         return int(kept["classes"]) if kept else self._spec.classes
 
     def _kept(self, precision: str) -> CheckedOnnx | None:
-        kept, (data_path, _) = self._kept_record(precision), self._paths(precision)
-        if kept is None or not data_path.is_file():
+        kept, (data_path, reference_path, _) = self._kept_record(precision), self._paths(precision)
+        if kept is None or not data_path.is_file() or not reference_path.is_file():
             return None
-        data = data_path.read_bytes()
-        if sha256_of_bytes(data) != kept["sha256"]:
-            return None  # the writer died between the two files
-        return CheckedOnnx(data, int(kept["classes"]), kept["record"])
+        data, reference = data_path.read_bytes(), reference_path.read_bytes()
+        if [sha256_of_bytes(data), sha256_of_bytes(reference)] != [kept["sha256"], kept["reference_sha256"]]:
+            return None  # the writer died between the files
+        return CheckedOnnx(data, reference, int(kept["classes"]), kept["record"])
 
     def _kept_record(self, precision: str) -> dict[str, Any] | None:
         """What is written beside a kept file; None where there is nothing, or its writer died while it wrote."""
         try:
-            kept = json.loads(self._paths(precision)[1].read_text())
+            kept = json.loads(self._paths(precision)[-1].read_text())
         except (FileNotFoundError, ValueError):
             return None
-        return kept if isinstance(kept, dict) and {"sha256", "classes", "record"} <= kept.keys() else None
+        needed = {"sha256", "reference_sha256", "classes", "record"}
+        return kept if isinstance(kept, dict) and needed <= kept.keys() else None
 
     def _make(self, precision: str) -> CheckedOnnx:
         name = self._catalog_spec.served_name(precision)
@@ -88,7 +96,7 @@ class OnnxStage:
         data = model.SerializeToString()
         with self._progress.step(name, "compare with torch"):
             record |= self._compared(precision, data)
-        made = CheckedOnnx(data, self._spec.classes, record)
+        made = CheckedOnnx(data, _npy(self._reference), self._spec.classes, record)
         self._keep(precision, made)
         return made
 
@@ -105,7 +113,10 @@ class OnnxStage:
     def _compared(self, precision: str, data: bytes) -> dict[str, Any]:
         from builder.onnx_export import probabilities_from_onnx
 
-        probabilities = probabilities_from_onnx(data, self._images)
+        if precision == "fp32":
+            probabilities = self._reference[: len(self._images)]
+        else:
+            probabilities = probabilities_from_onnx(data, self._images)
         verdict = compare(f"{self._spec.served_name(precision)} against torch", precision, self._logits, probabilities)
         top1 = probabilities.argmax(1)
         golden = {
@@ -115,14 +126,22 @@ class OnnxStage:
         return {"parity": verdict.as_dict(), "golden": golden}
 
     def _keep(self, precision: str, made: CheckedOnnx) -> None:
-        data_path, record_path = self._paths(precision)
+        data_path, reference_path, record_path = self._paths(precision)
         self._work.mkdir(parents=True, exist_ok=True)
         data_path.write_bytes(made.data)
-        kept = {"sha256": sha256_of_bytes(made.data), "classes": made.classes, "record": made.record}
+        reference_path.write_bytes(made.reference)
+        kept = {
+            "sha256": sha256_of_bytes(made.data),
+            "reference_sha256": sha256_of_bytes(made.reference),
+            "classes": made.classes,
+            "record": made.record,
+        }
         record_path.write_text(json.dumps(kept))
 
-    def _paths(self, precision: str) -> tuple[Path, Path]:
-        return self._work / f"{precision}.onnx", self._work / f"{precision}.json"
+    def _paths(self, precision: str) -> tuple[Path, Path, Path]:
+        """The graph, the reference answers and what was seen, which is written last."""
+        graph, reference, record = (self._work / f"{precision}.{kind}" for kind in ("onnx", "npy", "json"))
+        return graph, reference, record
 
     @cached_property
     def _module(self) -> Classifier:
@@ -143,8 +162,20 @@ class OnnxStage:
         return logits_of(self._module, self._images)
 
     @cached_property
+    def _reference(self) -> NDArray[np.float32]:
+        from builder.onnx_export import probabilities_from_onnx
+
+        return probabilities_from_onnx(self._fp32_model.SerializeToString(), self._proof_images)
+
+    @cached_property
     def _fp32_model(self) -> ModelProto:
         from builder.onnx_export import onnx_from_module
 
         with self._progress.step(self._catalog_spec.slug, "export to ONNX"):
             return onnx_from_module(self._module, self._spec)
+
+
+def _npy(array: NDArray[np.float32]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -4,6 +4,7 @@
         new-ID                       a folder being written
         swap-ID@NAME                 whole, about to change places with NAME; afterwards the replaced one
         aside-ID@NAME                the replaced one, where a file system cannot exchange directories
+        awaiting-plan/NAME           whole but for the plan, which only a machine with the GPU can build
     <parent>/<repository>/           what tritonserver reads
     <parent>/.releases/<repository>/ folders that were replaced
     <parent>/.releases/.last-versions/<repository>/  the highest version number of each model so far
@@ -39,6 +40,7 @@ class Repository:
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
         self.staging = self.path.parent / ".staging" / self.path.name
+        self.awaiting_plan = self.staging / "awaiting-plan"
         self.releases = self.path.parent / ".releases" / self.path.name
         self._last_versions = self.path.parent / ".releases" / ".last-versions" / self.path.name
 

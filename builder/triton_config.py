@@ -6,6 +6,7 @@ Only fields of release 24.09's `model_config.proto` are written: that is the old
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,9 @@ from builder.errors import BuilderError
 from builder.hashing import canonical_json, sha256_of_text
 from builder.onnx_graph import INPUT, OUTPUT
 from builder.preprocessing import preprocess_json
+from builder.profiles import DEFAULT_PROFILE_SIZES, MAX_BATCH_SIZE, BatchProfile, profiles_from_sizes
 from builder.targets import GPU_TARGETS
 
-MAX_BATCH_SIZE = 8
 WARM_UP_BATCHES = (1, 4, 8)
 MAX_QUEUE_SIZE = 64
 EMULATED_FP16 = "fp16 weights, fp32 arithmetic"
@@ -32,12 +33,21 @@ class Configs:
     cpu: str
 
 
-def configs_from_spec(
-    spec: ModelSpec, precision: str, labels: list[str], release: str | None, instances: int = 1
+def configs_from_spec(  # noqa: PLR0917 - the last ones are options
+    spec: ModelSpec,
+    precision: str,
+    labels: list[str],
+    release: str | None,
+    instances: int = 1,
+    profile_sizes: Sequence[int] = DEFAULT_PROFILE_SIZES,
+    extra_plans: Mapping[str, str] | None = None,
 ) -> Configs:
     """Both configs of `spec` at `precision`: same tensors and parameters, one backend each.
 
-    On the CPU an FP16 model says that it is `emulated`: its weights are FP16, its arithmetic is FP32.
+    `instances` run side by side: with two, one copies while the other computes. `profile_sizes` are those that every
+    plan of the folder is built with (see `builder.profiles`); only the GPU config knows them. `extra_plans` names the
+    plans of GPUs that the table of targets lacks, by compute capability; the table's own rows are always there. On the
+    CPU an FP16 model says that it is `emulated`: its weights are FP16, its arithmetic is FP32.
 
     `release` None leaves that parameter out, which is how the release id itself is computed. Raises `BuilderError` when
     a field is not Triton's.
@@ -46,7 +56,8 @@ def configs_from_spec(
     cpu = common | _python(instances) | _batching("cpu")
     if precision == "fp16":
         cpu["parameters"] = common["parameters"] | {"emulated": {"string_value": EMULATED_FP16}}
-    return Configs(gpu=_text(common | _tensorrt(instances) | _batching("gpu")), cpu=_text(cpu))
+    tensorrt = _tensorrt(instances, profiles_from_sizes(profile_sizes), extra_plans or {})
+    return Configs(gpu=_text(common | tensorrt | _batching("gpu")), cpu=_text(cpu))
 
 
 def _common(spec: ModelSpec, precision: str, labels: list[str], release: str | None) -> dict[str, Any]:
@@ -100,17 +111,39 @@ def _batching(kind: str) -> dict[str, Any]:
     }
 
 
-def _tensorrt(instances: int) -> dict[str, Any]:
+def _tensorrt(instances: int, profiles: Sequence[BatchProfile], extra_plans: Mapping[str, str]) -> dict[str, Any]:
     plans = {target.compute_capability: target.plan_filename for target in GPU_TARGETS}
+    instance_group: dict[str, Any] = {"count": instances, "kind": "KIND_GPU"}
+    if len(profiles) > 1:
+        # All in one group: a batch goes to any free instance, which must therefore have a profile that admits it.
+        # Without this list an instance makes a context for profile 0 alone.
+        instance_group["profile"] = [str(index) for index in range(len(profiles))]
     return {
         "backend": "tensorrt",
-        "cc_model_filenames": plans,
-        "instance_group": [{"count": instances, "kind": "KIND_GPU"}],
-        # Without explicit sizes Triton captures graphs for batch 1 and 8 only.
+        "cc_model_filenames": {**extra_plans, **plans},
+        "instance_group": [instance_group],
         "optimization": {
-            "cuda": {"graphs": True, "graph_spec": [{"batch_size": size} for size in range(1, MAX_BATCH_SIZE + 1)]}
+            "cuda": {"graphs": True, "graph_spec": [{"batch_size": size} for size in _graph_sizes(profiles)]}
         },
     }
+
+
+def _graph_sizes(profiles: Sequence[BatchProfile]) -> list[int]:
+    """Batch sizes to capture CUDA graphs for: each that some profile admits, and no other.
+
+    Without explicit sizes the backend captures 1 and the maximum only; batches of other sizes then run without a graph.
+
+    `graph_spec` belongs to the model, not to a profile, and the backend tries every entry on the context of every
+    profile. Where the profile does not admit the size, `SetCudaGraphShape` fails, the log says "Failed to set cuda
+    graph shape", and the load goes on: `InitializeCudaGraph` ignores what `BuildCudaGraph` returns. Fatal is only a
+    size outside 1..max_batch_size (`ValidateGraphSpec`). So the union over the profiles costs log lines (11 for each
+    instance with the profiles 1, 4, 8), while the intersection would leave all batches but the smallest without a
+    graph. `graph_lower_bound` is no way out: such a graph serves smaller batches at its own size's price and is tried
+    on every profile just the same. Read in the backend's src/instance_state.cc of 2023, with 24.09's own not at hand,
+    and never seen on a GPU.
+    """
+    sizes = range(1, MAX_BATCH_SIZE + 1)
+    return [size for size in sizes if any(profile.admits(size) for profile in profiles)]
 
 
 def _python(instances: int) -> dict[str, Any]:

@@ -5,22 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.errors import RepositoryDamaged, UsageError
-from builder.manifest import problems_of, read_manifest
+from builder.manifest import has_plan, problems_of, read_manifest
+from builder.targets import Target
 
 # What may lie beside the model folders: the text that explains the directory.
 _NOT_MODELS = {"README.md"}
 
 
-def verify(repository: Path) -> dict[str, list[str]]:
+def verify(repository: Path, target: Target | None = None) -> dict[str, list[str]]:
     """Problems of every model folder, by served name; a stray file counts as one of the repository's own (key `.`).
 
+    With a `target`, a folder without the plan of its GPU has a problem too.
     Raises `UsageError` where there is no such directory or no model in it.
     """
     if not repository.is_dir():
         raise UsageError(f"{repository} is no directory; expected a model repository, as `builder build` writes it")
     entries = sorted(path for path in repository.iterdir() if path.name not in _NOT_MODELS)
     folders = [path for path in entries if path.is_dir() and not path.is_symlink()]
-    report = {path.name: _name_problems(path) + problems_of(path) for path in folders}
+    report = {path.name: _name_problems(path) + problems_of(path) + _missing_plan(path, target) for path in folders}
     strays = [f"{path.name} does not belong: only model folders do" for path in entries if path not in folders]
     if not report and not strays:
         raise UsageError(f"{repository} holds no model; `python -m builder build --gpu cpu` writes some")
@@ -34,3 +36,12 @@ def _name_problems(folder: Path) -> list[str]:
     except RepositoryDamaged:
         return []  # `problems_of` says it
     return [] if served_name == folder.name else [f"{folder.name} was published as {served_name}: it was renamed"]
+
+
+def _missing_plan(folder: Path, target: Target | None) -> list[str]:
+    if target is None or target.plan_filename is None or has_plan(folder, target.plan_filename):
+        return []
+    return [
+        f"{folder.name} has no sound {target.plan_filename}: an {target.title} cannot serve it. On one, run "
+        f"`python -m builder build --gpu {target.name} --stage plan --repository {folder.parent}`"
+    ]

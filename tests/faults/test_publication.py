@@ -38,7 +38,7 @@ def die(*_, **__):
 def publish(onnx):
     repository = Repository(Path(sys.argv[1]))
     spec = MODELS["GoogLeNet"].with_classes(3)
-    contents = Contents(spec, "fp32", ["cat", "dog", "owl"], onnx, instances=1, provenance={})
+    contents = Contents(spec, "fp32", ["cat", "dog", "owl"], onnx, b"answers", instances=1, provenance={})
     with repository.locked():
         folder = repository.new_folder()
         version = repository.version_for(NAME, contents.release)
@@ -122,7 +122,7 @@ def _die_publishing(repository: Repository, onnx: bytes, damage: str) -> None:
 
 def _release(onnx: bytes) -> str:
     spec = MODELS["GoogLeNet"].with_classes(3)
-    return Contents(spec, "fp32", ["cat", "dog", "owl"], onnx, instances=1, provenance={}).release
+    return Contents(spec, "fp32", ["cat", "dog", "owl"], onnx, b"answers", instances=1, provenance={}).release
 
 
 def _served(repository: Repository) -> tuple[int, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import shlex
 import shutil
 import signal
 import subprocess
@@ -22,12 +21,12 @@ from builder import publish as publish_module
 from builder.build import BuildOptions, Built, build
 from builder.catalog import MODELS
 from builder.cli import main
-from builder.errors import IncompleteBuild, WeightsUnavailable
-from builder.manifest import problems_of, read_manifest
+from builder.errors import WeightsUnavailable
+from builder.manifest import read_manifest
 from builder.onnx_stage import OnnxStage
 from builder.progress import Progress
 from builder.seeded import seeded_module
-from builder.targets import CPU, T4
+from builder.targets import CPU
 from builder.verify import verify
 from builder.weight_source import weight_source
 
@@ -160,28 +159,6 @@ def test_a_file_system_without_exchange_is_told(repository: Path, monkeypatch: p
     assert _config(repository / _NAME).instance_group[0].count == 2
 
 
-def test_a_gpu_build_without_the_gpu_keeps_everything_before_the_plan(
-    repository: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Exit code 3 names the folder, the plan and the step left; the repository is not touched, no plan is invented."""
-    before = _snapshot(repository)
-    arguments = ["build", "--gpu", "t4", *_OPTIONS, "--precision", "fp32", "--repository", str(repository)]
-    assert main(arguments) == 3
-    told = capsys.readouterr().err
-    home = repository.parent / ".staging" / "models" / "awaiting-plan-t4"
-    for expected in (str(home), "sm75.plan", "NVIDIA T4", "7.5", "python -m builder build --gpu t4 --model GoogLeNet"):
-        assert expected in told
-    assert "Traceback" not in told
-    assert problems_of(home / _NAME) == []
-    assert not list(repository.parent.rglob("*.plan"))
-    assert _snapshot(repository) == before
-
-    assert main(arguments) == 3
-    assert "unchanged" in capsys.readouterr().err
-    with pytest.raises(IncompleteBuild):
-        _build(repository, target=T4)
-
-
 def test_a_killed_build_leaves_the_repository_and_is_resumed(repository: Path, tmp_path: Path) -> None:
     """SIGKILL after the export: the served folder is untouched, and the next build does not export again."""
     shutil.rmtree(repository / _NAME)
@@ -202,38 +179,6 @@ def test_a_killed_build_leaves_the_repository_and_is_resumed(repository: Path, t
     assert "load weights" not in log
     assert verify(repository) == {_NAME: []}
     assert not list((repository.parent / ".staging" / "models").glob("work-*"))
-
-
-def test_the_step_left_is_the_whole_command(repository: Path, tmp_path: Path, monkeypatch) -> None:
-    """Copied to the GPU host it must build the same models: read back, it asks for the same options."""
-    labels = tmp_path / "my labels.txt"
-    labels.write_text("".join(f"label {index}\n" for index in range(1000)))
-    asked = {
-        "specs": (MODELS["GoogLeNet"].at_input_size(299),),
-        "target": T4,
-        "seed": 3,
-        "labels": labels,
-        "instances": 2,
-        "lock_file": tmp_path / "lock.json",
-    }
-    with pytest.raises(IncompleteBuild) as incomplete:
-        _build(repository, **asked)
-    command = shlex.split(str(incomplete.value).partition("on such a host: ")[2])
-    assert command[:3] == ["python", "-m", "builder"]
-    seen = []
-    monkeypatch.setattr("builder.cli.build", lambda options, _progress: seen.append(options) or [])
-    assert main(command[3:]) == 0
-    base = BuildOptions((MODELS["GoogLeNet"],), CPU, ("fp32",), repository, weights="seeded")
-    assert seen == [dataclasses.replace(base, **asked)]
-
-
-def test_what_was_staged_is_told_to_machines_too(repository: Path, capsys) -> None:
-    """Exit code 3 says that a step is left; --json says what is done."""
-    arguments = ["build", "--gpu", "t4", *_OPTIONS, "--precision", "fp32", "--repository", str(repository), "--json"]
-    assert main(arguments) == 3
-    (staged,) = json.loads(capsys.readouterr().out)
-    assert (staged["served_name"], staged["status"]) == (_NAME, "staged")
-    assert Path(staged["folder"], "config.pbtxt").is_file()
 
 
 @pytest.mark.parametrize("record", ["", "{", "[]", '{"sha256": "0"}'], ids=["empty", "cut", "list", "of another file"])
@@ -360,7 +305,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
     """GoogLeNet with its official weights where nobody listens (port 9, discard)."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     spec = dataclasses.replace(MODELS["GoogLeNet"], weights_url="http://127.0.0.1:9/GoogLeNet_pretrained.pdparams")
-    monkeypatch.setattr("builder.cli.spec_from_name", lambda _name: spec)
+    monkeypatch.setattr("builder.build_command.spec_from_name", lambda _name: spec)
     return lambda: spec
 
 

@@ -19,7 +19,7 @@ _ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    contents = Contents(MODELS["GoogLeNet"].with_classes(2), "fp32", ["no", "yes"], b"graph", 1, {})
+    contents = Contents(MODELS["GoogLeNet"].with_classes(2), "fp32", ["no", "yes"], b"graph", b"answers", 1, {})
     folder = tmp_path / "models" / "googlenet_fp32"
     folder.mkdir(parents=True)
     assemble_folder(folder, contents, contents.release, version=1)

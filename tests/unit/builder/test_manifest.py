@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import subprocess
 import sys
@@ -19,15 +18,17 @@ from builder.catalog import MODELS
 from builder.errors import RepositoryDamaged
 from builder.folder import Contents, assemble_folder
 from builder.manifest import manifest_path, problems_of, read_manifest
+from builder.plan_record import plan_files
 
 _ROOT = Path(__file__).parents[3]
 _NAME = "googlenet_fp32"
-_LISTED = ("1/model.onnx", "1/model.py", "config.pbtxt", "configs/cpu.pbtxt", "labels.txt")
+_LISTED = ("1/model.onnx", "1/model.py", "1/reference.npy", "config.pbtxt", "configs/cpu.pbtxt", "labels.txt")
 _CONTENTS = Contents(
     spec=MODELS["GoogLeNet"].with_classes(3),
     precision="fp32",
     labels=["cat", "dog", "owl"],
     onnx=b"not a graph, but bytes",
+    reference=b"answers",
     instances=1,
     provenance={"weights": {"kind": "seeded"}},
 )
@@ -59,11 +60,10 @@ def _edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> 
 
 
 def _add_plan(folder: Path) -> Path:
-    plan = folder / "1" / "sm75.plan"
-    plan.write_bytes(b"a plan")
-    plan.with_suffix(".json").write_text(json.dumps({"sha256": hashlib.sha256(b"a plan").hexdigest()}))
-    (folder / "1" / "sm75.layers.json").write_text("{}")
-    return plan
+    graph = read_manifest(folder)["files"]["1/model.onnx"]["sha256"]
+    for name, content in plan_files("sm75.plan", b"a plan", "{}", {"onnx_sha256": graph, "profiles": [8]}).items():
+        (folder / "1" / name).write_bytes(content)
+    return folder / "1" / "sm75.plan"
 
 
 def test_an_untouched_folder_has_no_problems(folder: Path) -> None:
@@ -266,7 +266,7 @@ def test_a_release_is_the_same_in_another_process() -> None:
     script = (
         "from builder.catalog import MODELS\nfrom builder.folder import Contents\n"
         "print(Contents(MODELS['GoogLeNet'].with_classes(3), 'fp32', ['cat', 'dog', 'owl'], b'not a graph, but bytes', "
-        "1, {}).release)"
+        "b'answers', 1, {}).release)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=_ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == _CONTENTS.release

@@ -27,7 +27,7 @@ def repository(tmp_path: Path) -> Repository:
 
 def _contents(onnx: bytes) -> Contents:
     spec = MODELS["GoogLeNet"].with_classes(3)
-    return Contents(spec, "fp32", ["cat", "dog", "owl"], onnx, instances=1, provenance={})
+    return Contents(spec, "fp32", ["cat", "dog", "owl"], onnx, b"answers", instances=1, provenance={})
 
 
 def _publish(repository: Repository, onnx: bytes) -> bool:

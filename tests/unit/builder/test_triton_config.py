@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,40 +18,25 @@ from tritonclient.grpc import model_config_pb2
 from builder.catalog import MODELS
 from builder.errors import BuilderError
 from builder.preprocessing import preprocess_json
+from builder.targets import PRECISIONS
 from builder.triton_config import _text, configs_from_spec
 
 _SPEC = MODELS["InceptionV3"].with_classes(3)
 _LABELS = ["cat", "dog", "Eule, große"]
 
-# The top-level fields of message ModelConfig in triton-inference-server/common, protobuf/model_config.proto, branch
-# r24.09: the newest schema that the last server with Volta reads. (model_metrics, number 26, came later.)
-_FIELDS_OF_24_09 = {
-    "name", "platform", "backend", "runtime", "version_policy", "max_batch_size", "input", "output", "batch_input",
-    "batch_output", "optimization", "dynamic_batching", "sequence_batching", "ensemble_scheduling", "instance_group",
-    "default_model_filename", "cc_model_filenames", "metric_tags", "parameters", "model_warmup", "model_operations",
-    "model_transaction_policy", "model_repository_agents", "response_cache",
-}  # fmt: skip
-# Of the messages below it, the fields that a config here may use; all are in the same file.
-_NESTED_FIELDS = {
-    "ModelInput": {"name", "data_type", "dims"},
-    "ModelOutput": {"name", "data_type", "dims", "label_filename"},
-    "ModelWarmup": {"name", "batch_size", "inputs"},
-    "Input": {"data_type", "dims", "random_data"},
-    "ModelParameter": {"string_value"},
-    "ModelInstanceGroup": {"count", "kind"},
-    "ModelDynamicBatching": {"default_queue_policy"},
-    "ModelQueuePolicy": {
-        "timeout_action", "default_timeout_microseconds", "allow_timeout_override", "max_queue_size",
-    },
-    "ModelOptimizationPolicy": {"cuda"},
-    "Cuda": {"graphs", "graph_spec"},
-    "GraphSpec": {"batch_size"},
-}  # fmt: skip
+# Every message of the schema of release 24.09, the newest that the last server with Volta reads, with its fields.
+_FIELDS_OF_24_09: dict[str, list[str]] = json.loads(
+    (Path(__file__).parents[2] / "data" / "triton" / "model_config_fields_24.09.json").read_text(encoding="utf-8")
+)
 
 
-def _parsed(precision: str = "fp32", labels: list[str] = _LABELS, instances: int = 1) -> dict[str, Any]:
-    configs = configs_from_spec(_SPEC, precision, labels, "0123456789abcdef", instances)
-    return {kind: text_format.Parse(getattr(configs, kind), model_config_pb2.ModelConfig()) for kind in ("gpu", "cpu")}
+def _message(text: str) -> Any:
+    return text_format.Parse(text, model_config_pb2.ModelConfig())
+
+
+def _parsed(precision: str = "fp32", labels: list[str] = _LABELS, instances: int = 1, **options: Any) -> dict[str, Any]:
+    configs = configs_from_spec(_SPEC, precision, labels, "0123456789abcdef", instances, **options)
+    return {kind: _message(getattr(configs, kind)) for kind in ("gpu", "cpu")}
 
 
 def _messages(message: Message) -> Iterator[Message]:
@@ -66,13 +52,67 @@ def _messages(message: Message) -> Iterator[Message]:
             yield from _messages(child)
 
 
-@pytest.mark.parametrize("kind", ["gpu", "cpu"])
-def test_only_fields_that_release_24_09_knows_are_written(kind: str) -> None:
+def _newer_than_24_09(config: Message) -> set[str]:
+    """The fields set anywhere in `config` that release 24.09 does not know, each as message.field."""
+    return {
+        f"{message.DESCRIPTOR.full_name}.{field.name}"
+        for message in _messages(config)
+        for field, _ in message.ListFields()
+        if field.name not in _FIELDS_OF_24_09.get(message.DESCRIPTOR.full_name, [])
+    }
+
+
+@pytest.mark.parametrize("profile_sizes", [(8,), (1, 4, 8)], ids=str)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("model", MODELS)
+def test_only_fields_that_release_24_09_knows_are_written(
+    model: str, precision: str, profile_sizes: tuple[int, ...]
+) -> None:
     """An unknown field fails the load of the whole model on the older server."""
-    for message in _messages(_parsed()[kind]):
-        name = message.DESCRIPTOR.name
-        allowed = _FIELDS_OF_24_09 if name == "ModelConfig" else _NESTED_FIELDS[name]
-        assert {field.name for field, _ in message.ListFields()} <= allowed
+    spec = MODELS[model].with_classes(3)
+    configs = configs_from_spec(spec, precision, _LABELS, "abc", 2, profile_sizes, {"8.9": "sm89.plan"})
+    for text in (configs.gpu, configs.cpu):
+        assert _newer_than_24_09(_message(text)) == set()
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("model_metrics { }", "inference.ModelConfig.model_metrics"),
+        (
+            'model_metrics { metric_control { metric_identifier { family: "x" } } }',
+            "inference.ModelMetrics.MetricControl.MetricIdentifier.family",
+        ),
+        ("ensemble_scheduling { max_inflight_requests: 2 }", "inference.ModelEnsembling.max_inflight_requests"),
+    ],
+)
+def test_a_field_that_came_after_release_24_09_is_found(text: str, field: str) -> None:
+    """At the top, below it, and in a message that 24.09 has: otherwise the test above could not fail."""
+    config = _message(configs_from_spec(_SPEC, "fp32", _LABELS, "abc").gpu)
+    assert field not in _newer_than_24_09(config)
+    assert field in _newer_than_24_09(text_format.Merge(text, config))
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_config_leaves_nothing_to_be_completed(model: str, precision: str) -> None:
+    """Servers run with --disable-auto-complete-config: what is not written is missing, never guessed."""
+    spec = MODELS[model].with_classes(3)
+    configs = configs_from_spec(spec, precision, _LABELS, "abc")
+    for text in (configs.gpu, configs.cpu):
+        config = _message(text)
+        assert config.name == spec.served_name(precision)
+        assert config.backend in {"tensorrt", "python"}
+        assert config.max_batch_size > 0
+        for tensors in (config.input, config.output):
+            assert len(tensors) == 1
+            for tensor in tensors:
+                assert tensor.name
+                assert tensor.data_type != model_config_pb2.TYPE_INVALID
+                assert tensor.dims
+                assert all(size > 0 for size in tensor.dims)
+        assert all(group.count > 0 and group.kind != group.KIND_AUTO for group in config.instance_group)
+        assert len(config.instance_group) == 1
 
 
 def test_both_configs_describe_the_same_model() -> None:
@@ -123,14 +163,54 @@ def test_the_model_is_warm_before_it_is_ready(kind: str) -> None:
 
 
 def test_the_gpu_config_names_a_plan_for_each_compute_capability() -> None:
-    """One folder serves T4 and V100; CUDA graphs are captured for every batch size."""
+    """One folder serves T4 and V100; two instances overlap copying and computing."""
     config = _parsed(instances=2)["gpu"]
     assert config.backend == "tensorrt"
     assert dict(config.cc_model_filenames) == {"7.0": "sm70.plan", "7.5": "sm75.plan"}
-    assert config.optimization.cuda.graphs
-    assert [spec.batch_size for spec in config.optimization.cuda.graph_spec] == list(range(1, 9))
     (group,) = config.instance_group
     assert (group.count, group.kind) == (2, model_config_pb2.ModelInstanceGroup.KIND_GPU)
+
+
+def test_another_gpu_adds_its_plan_and_takes_none_away() -> None:
+    """`--gpu auto` names the GPU it found; the rows of the table of targets stay what they are."""
+    parsed = _parsed(extra_plans={"8.9": "sm89.plan", "7.5": "mine.plan"})
+    plans = {"7.0": "sm70.plan", "7.5": "sm75.plan", "8.9": "sm89.plan"}
+    assert dict(parsed["gpu"].cc_model_filenames) == plans
+    assert parsed["cpu"] == _parsed()["cpu"]
+
+
+def test_one_profile_needs_no_list_of_profiles() -> None:
+    """An instance takes profile 0 by itself; a folder built before there were profiles keeps its text."""
+    (group,) = _parsed()["gpu"].instance_group
+    assert list(group.profile) == []
+
+
+@pytest.mark.parametrize("instances", [1, 2])
+def test_every_instance_has_a_context_for_every_profile(instances: int) -> None:
+    """One group lists all profiles: a batch goes to any free instance, and some profile there must admit it."""
+    parsed = _parsed(instances=instances, profile_sizes=(1, 4, 8))
+    (group,) = parsed["gpu"].instance_group
+    assert group.count == instances
+    assert list(group.profile) == ["0", "1", "2"]
+    assert parsed["cpu"] == _parsed(instances=instances)["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("profile_sizes", "expected"),
+    [((8,), range(1, 9)), ((1, 4, 8), range(1, 9)), ((1, 4), range(1, 5)), ((1,), range(1, 2))],
+    ids=str,
+)
+def test_a_cuda_graph_is_captured_for_each_size_that_some_profile_admits(
+    profile_sizes: tuple[int, ...], expected: range
+) -> None:
+    """A size that no profile admits would only fail; one that some profile admits must not run without a graph."""
+    cuda = _parsed(profile_sizes=profile_sizes)["gpu"].optimization.cuda
+    assert cuda.graphs
+    assert [spec.batch_size for spec in cuda.graph_spec] == list(expected)
+    for spec in cuda.graph_spec:
+        # The backend refuses the model for a size outside these; the sizes of one graph need no padding.
+        assert 1 <= spec.batch_size <= 8
+        assert not spec.HasField("graph_lower_bound")
 
 
 def test_the_cpu_config_has_nothing_of_a_gpu() -> None:

@@ -14,7 +14,7 @@ from builder.verify import verify
 
 
 def _add(repository: Path, model: str) -> Path:
-    contents = Contents(MODELS[model].with_classes(2), "fp32", ["no", "yes"], model.encode(), 1, {})
+    contents = Contents(MODELS[model].with_classes(2), "fp32", ["no", "yes"], model.encode(), b"answers", 1, {})
     folder = repository / contents.spec.served_name("fp32")
     folder.mkdir(parents=True)
     assemble_folder(folder, contents, contents.release, version=1)

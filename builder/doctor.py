@@ -1,0 +1,112 @@
+"""`python -m builder doctor`: what is here, what each target needs, and the one command to run."""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import textwrap
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from builder.publish import Repository
+from builder.targets import TARGETS, Target
+from builder.toolchain import Toolchain, cautions, found_toolchain, gpu_for, refusals
+
+_WIDTH = 118
+
+
+def diagnosis(repository: Path) -> dict[str, Any]:
+    """Everything `doctor` says, for `--json`; paths are relative to where it was started, as they were given."""
+    toolchain = found_toolchain()
+    awaiting = Repository(repository).awaiting_plan
+    waiting = sorted(path.name for path in awaiting.glob("*") if path.is_dir())
+    return {
+        "here": asdict(toolchain),
+        "awaiting_plan": {"directory": str(awaiting), "folders": waiting},
+        "targets": [_target(target, toolchain, repository) for target in TARGETS.values()],
+    }
+
+
+def print_diagnosis(seen: dict[str, Any]) -> None:
+    """The same for people."""
+    here = seen["here"]
+    print("here")
+    for gpu in here["gpus"] or [None]:
+        told = "none found"
+        if gpu:
+            memory = "unknown memory" if gpu["memory_mib"] is None else f"{gpu['memory_mib']} MiB"
+            told = f"{gpu['name']}, compute capability {gpu['compute_capability']}, driver {gpu['driver']}, {memory}"
+        _row("GPU", told)
+    for name in ("tensorrt", "polygraphy", "python"):
+        _row({"tensorrt": "TensorRT", "python": "Python"}.get(name, name), here[name] or "not installed")
+    for note in here["notes"]:
+        _row("note", note)
+    waiting = seen["awaiting_plan"]
+    if waiting["folders"]:
+        _row("waiting", f"{len(waiting['folders'])} folders for a plan in {waiting['directory']}")
+    for target in seen["targets"]:
+        print(f"\n{target['name']} - {target['title']}")
+        needs = target["needs"]
+        if target["compute_capability"]:
+            _row("needs", f"compute capability {target['compute_capability']}, driver {needs['driver']}")
+            _row("", f"{needs['image']}: TensorRT {needs['tensorrt']}, Python {needs['python']}")
+            _row("why", needs["why"])
+            _row("plans here", "yes" if target["can_build_here"] else "no")
+        for reason in target["refusals"]:
+            _row("because", reason)
+        for caution in target["cautions"]:
+            _row("caution", caution)
+        _row("run", target["command"])
+        if target["then"]:
+            _row("then", target["then"])
+
+
+def _row(label: str, text: str) -> None:
+    first, others = f"  {label:<12}", " " * 14
+    print(textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=others, break_long_words=False))
+
+
+def _target(target: Target, toolchain: Toolchain, repository: Path) -> dict[str, Any]:
+    refused = refusals(target, toolchain) if target.compute_capability else []
+    is_elsewhere = bool(refused) and gpu_for(target, toolchain) is None
+    return {
+        "name": target.name,
+        "title": target.title,
+        "compute_capability": target.compute_capability,
+        "plan": target.plan_filename,
+        "needs": {
+            "image": target.tensorrt_image if target.compute_capability else None,
+            "tensorrt": target.tensorrt,
+            "driver": _driver(target),
+            "python": target.python,
+            "why": target.why,
+        },
+        "can_build_here": not refused,
+        "refusals": [refusal.message for refusal in refused],
+        "cautions": cautions(target, toolchain),
+        "command": _command(target, toolchain, repository, can_start_here=not any(each.is_wrong for each in refused)),
+        "then": f"the plan, on an {target.title}: docs/gpu.md" if is_elsewhere else "",
+    }
+
+
+def _driver(target: Target) -> str | None:
+    if target.driver_branch is None:
+        return None
+    if target.driver_branch_last is None:
+        return f"branch {target.driver_branch} or newer"
+    return f"branch {target.driver_branch} to {target.driver_branch_last}"
+
+
+def _command(target: Target, toolchain: Toolchain, repository: Path, *, can_start_here: bool) -> str:
+    """The one thing to do next, on this machine."""
+    build = ["python", "-m", "builder", "build", "--gpu", target.name]
+    place = [] if repository == Path("model_repository") else ["--repository", str(repository)]
+    if target.compute_capability is None:
+        return shlex.join([*build, *place])
+    if gpu_for(target, toolchain) is None or not can_start_here:
+        return shlex.join([*build, "--stage", "onnx", *place])
+    if toolchain.tensorrt is None or toolchain.polygraphy is None:
+        return f"docker compose run --rm build-{target.name}"
+    stage = [] if importlib.util.find_spec("torch") else ["--stage", "plan"]
+    return shlex.join([*build, *stage, *place])

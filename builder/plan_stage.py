@@ -1,0 +1,226 @@
+"""Folders without a plan -> the same folders with it, proved and published. Runs on the GPU that the plan is for.
+
+This stage runs in NVIDIA's TensorRT images, on their Python: standard library, numpy, polygraphy and tensorrt only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from builder import tensorrt_plan
+from builder.build import Built
+from builder.errors import RepositoryDamaged, UsageError
+from builder.folder import REFERENCE
+from builder.golden import proof_images
+from builder.hashing import canonical_json, sha256_of_text
+from builder.install import check_whole, install
+from builder.manifest import has_plan, read_manifest
+from builder.plan_proof import prove_plan
+from builder.plan_record import folder_facts, plan_files
+from builder.profiles import profiles_from_sizes
+from builder.progress import Progress
+from builder.publish import Repository
+from builder.targets import Target
+from builder.tensorrt_plan import Plan, PlanJob, PlanOptions
+from builder.toolchain import Toolchain, gpu_for
+from builder.trtexec import trtexec_line
+
+
+class PlanEngine(Protocol):
+    """What builds a plan and runs it: `builder.tensorrt_plan`."""
+
+    def plan_from_onnx(self, job: PlanJob, /) -> Plan:
+        """A plan for this machine's GPU."""
+
+    def plan_runner(
+        self, plan: bytes, /
+    ) -> AbstractContextManager[Callable[[int, NDArray[np.uint8]], NDArray[np.float32]]]:
+        """The plan loaded again: (profile, images) -> probabilities."""
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """Plans of which target, for which folders, and how.
+
+    `source` is a directory of model folders, copied from where they were built; without it those that await a plan
+    beside `repository`, and those in it. `architectures` and `precisions` None means all.
+    """
+
+    target: Target
+    repository: Path
+    options: PlanOptions
+    cache_dir: Path = Path(".cache")
+    source: Path | None = None
+    architectures: tuple[str, ...] | None = None
+    precisions: tuple[str, ...] | None = None
+
+    def wants(self, manifest: dict[str, Any]) -> bool:
+        """Whether the folder of this manifest is asked for."""
+        return (self.architectures is None or manifest.get("architecture") in self.architectures) and (
+            self.precisions is None or manifest.get("precision") in self.precisions
+        )
+
+
+def build_plans(
+    folders: Sequence[Path],
+    request: PlanRequest,
+    toolchain: Toolchain,
+    progress: Progress,
+    engine: PlanEngine = tensorrt_plan,
+) -> list[Built]:
+    """Build, prove and publish the plan of each of the model `folders`; what has it already is left alone.
+
+    The caller has made sure that `toolchain` fits the target. Raises a `BuilderError` at the first plan that fails;
+    those before it stay published, and every folder stays where it was.
+    """
+    gpu = gpu_for(request.target, toolchain)
+    if gpu is not None:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", gpu.uuid)  # before CUDA starts: the first device is the one used
+    repository = Repository(request.repository)
+    with repository.locked():
+        return [_FolderPlan(folder, request, toolchain, repository).deliver(engine, progress) for folder in folders]
+
+
+def timing_cache(request: PlanRequest, tensorrt: str) -> Path:
+    """Where the timings of a target and a TensorRT version are kept: another one's would be of no use."""
+    return request.cache_dir / "timing" / f"{request.target.name}-tensorrt-{tensorrt}.cache"
+
+
+def folders_for(request: PlanRequest) -> list[Path]:
+    """The model folders that a request means, each served name once: a staged one before the served one.
+
+    Raises `UsageError` where there is none, `RepositoryDamaged` for one that is no model folder of this builder.
+    """
+    repository = Repository(request.repository)
+    places = [request.source] if request.source else [repository.awaiting_plan, repository.path]
+    found: dict[str, Path] = {}
+    for place in places:
+        for folder in sorted(path for path in place.glob("*") if path.is_dir()):
+            try:
+                manifest = read_manifest(folder)
+            except RepositoryDamaged:
+                if request.source or place == repository.awaiting_plan:
+                    raise
+                continue  # a served folder that is not this builder's
+            if request.wants(manifest):
+                found.setdefault(manifest["served_name"], folder)
+    if not found:
+        raise UsageError(
+            f"no folder that was asked for is in {' or '.join(str(place) for place in places)}. Build some with "
+            "--stage onnx, here or elsewhere; --from DIR names a directory of model folders that were copied here"
+        )
+    return list(found.values())
+
+
+class _FolderPlan:
+    """The plan of one folder."""
+
+    def __init__(self, folder: Path, request: PlanRequest, toolchain: Toolchain, repository: Repository) -> None:
+        check_whole(folder)
+        self._folder, self._request, self._toolchain, self._repository = folder, request, toolchain, repository
+        self._manifest = read_manifest(folder)
+        self._version_directory = folder / str(self._manifest["version"])
+        self._name = str(self._manifest["served_name"])
+        self._plan_filename = str(request.target.plan_filename)
+
+    def deliver(self, engine: PlanEngine, progress: Progress) -> Built:
+        live = self._repository.path / self._name
+        if has_plan(live, self._plan_filename, self._key()) and self._is_release_of(live):
+            progress.line(self._name, f"{self._plan_filename} unchanged")
+            self._drop_staged()
+            return Built(self._name, "unchanged", live, self._manifest["release"], read_manifest(live)["version"])
+        job = self._job()
+        with progress.step(self._name, f"build {self._plan_filename} with TensorRT {self._toolchain.tensorrt}"):
+            plan = engine.plan_from_onnx(job)
+        with progress.step(self._name, f"prove {self._plan_filename}"), engine.plan_runner(plan.data) as run:
+            verdict = prove_plan(
+                f"{self._name}/{self._plan_filename}",
+                self._bound(),
+                plan.layers,
+                profiles_from_sizes(self._manifest["profiles"]),
+                run,
+                proof_images(self._manifest["input_size"]),
+                np.load(self._version_directory / REFERENCE, allow_pickle=False),
+            )
+        with progress.step(self._name, "publish"):
+            files = plan_files(self._plan_filename, plan.data, plan.layers, self._facts(plan, verdict))
+            installed = install(self._repository, self._folder, files)
+            self._drop_staged()
+        for caution in installed.cautions:
+            progress.line(self._name, caution)
+        return Built(self._name, "published", installed.folder, installed.release, installed.version)
+
+    def _job(self) -> PlanJob:
+        return PlanJob(
+            onnx=self._version_directory / "model.onnx",
+            precision=self._manifest["precision"],
+            input_size=self._manifest["input_size"],
+            profiles=profiles_from_sizes(self._manifest["profiles"]),
+            options=self._request.options,
+            timing_cache=timing_cache(self._request, str(self._toolchain.tensorrt)),
+        )
+
+    def _facts(self, plan: Plan, verdict: dict[str, Any]) -> dict[str, Any]:
+        """What the record says beyond hashes."""
+        target, gpu = self._request.target, gpu_for(self._request.target, self._toolchain)
+        facts = folder_facts(self._manifest)
+        return {
+            "plan_key": self._key(),
+            "target": target.name,
+            "compute_capability": target.compute_capability,
+            "gpu": gpu.name if gpu else None,
+            "driver": gpu.driver if gpu else None,
+            "toolchain": {
+                "tensorrt": plan.tensorrt,
+                "polygraphy": self._toolchain.polygraphy,
+                "python": platform.python_version(),
+            },
+            "options": self._request.options.as_dict(),
+            "profiles": list(facts.profiles),
+            "trtexec": self._trtexec(plan.tensorrt),
+            "timing_cache_sha256": plan.timing_cache_sha256,
+            "onnx_sha256": facts.onnx_sha256,
+            "verdict": verdict,
+        }
+
+    def _trtexec(self, tensorrt: str) -> str:
+        """The line as it would be typed in the version directory, wherever that lies."""
+        job = self._job()
+        here = dataclasses.replace(job, onnx=Path(job.onnx.name), timing_cache=Path(job.timing_cache.name))
+        return trtexec_line(here, plan=Path(self._plan_filename), tensorrt=tensorrt)
+
+    def _bound(self) -> str:
+        """What the plan's answers are held against: TF32 has the digits of FP16."""
+        is_tf32 = self._request.options.is_tf32_allowed and self._manifest["precision"] == "fp32"
+        return "tf32" if is_tf32 else str(self._manifest["precision"])
+
+    def _key(self) -> str:
+        """Hash of what decides a plan, but for the noise of its timing: the same again need not be built again."""
+        gpu = gpu_for(self._request.target, self._toolchain)
+        facts = folder_facts(self._manifest)
+        inputs = {
+            "onnx": facts.onnx_sha256,
+            "profiles": facts.profiles,
+            "options": self._request.options.as_dict(),
+            "tensorrt": self._toolchain.tensorrt,
+            "gpu": gpu.name if gpu else None,
+        }
+        return sha256_of_text(canonical_json(inputs))
+
+    def _is_release_of(self, live: Path) -> bool:
+        return bool(read_manifest(live)["release"] == self._manifest["release"])
+
+    def _drop_staged(self) -> None:
+        if self._folder.parent == self._repository.awaiting_plan:
+            shutil.rmtree(self._folder)

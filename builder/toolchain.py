@@ -1,0 +1,220 @@
+"""What this machine has, and what a target says to it. Standard library only.
+
+GPUs are what `nvidia-smi` tells of, TensorRT is what can be imported. A refusal names both sides, found and needed.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from builder.errors import IncompleteBuild
+from builder.targets import GPU_TARGETS, STRONGLY_TYPED_FROM, T4, TENSORRT_FLOOR, Target, version_key
+
+_NVIDIA_SMI_TIMEOUT_S = 20
+_FIELDS = ("index", "uuid", "name", "compute_cap", "driver_version", "memory.total")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU, as its driver tells."""
+
+    index: int
+    uuid: str
+    name: str
+    compute_capability: str
+    driver: str
+    memory_mib: int | None
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """What could build a plan here; `notes` are things that are there and do not work, with the reason."""
+
+    gpus: tuple[Gpu, ...]
+    tensorrt: str | None
+    polygraphy: str | None
+    python: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a plan cannot be built here. `is_wrong`: something here is the wrong one; otherwise something is missing."""
+
+    message: str
+    is_wrong: bool
+
+
+def found_toolchain() -> Toolchain:
+    """Look at this machine; an `nvidia-smi` or a TensorRT that does not work becomes a note, never an exception."""
+    notes: list[str] = []
+    gpus = _found_gpus(notes)
+    try:
+        tensorrt = str(importlib.import_module("tensorrt").__version__)
+    except ModuleNotFoundError as error:
+        tensorrt = None
+        if error.name != "tensorrt":
+            notes.append(f"tensorrt is installed and cannot be imported: {error}")
+    except (ImportError, OSError, AttributeError) as error:
+        tensorrt = None
+        notes.append(f"tensorrt is installed and cannot be imported: {error}")
+    return Toolchain(gpus, tensorrt, _installed("polygraphy"), platform.python_version(), tuple(notes))
+
+
+def gpu_for(target: Target, toolchain: Toolchain) -> Gpu | None:
+    """The first GPU of the target's compute capability."""
+    return next((gpu for gpu in toolchain.gpus if gpu.compute_capability == target.compute_capability), None)
+
+
+def refusals(target: Target, toolchain: Toolchain, *, is_weakly_typed: bool = False) -> list[Refusal]:
+    """Every reason why this machine cannot build plans for a GPU target; empty when it can."""
+    found = _gpu_refusals(target, toolchain)
+    if toolchain.tensorrt is None:
+        found.append(
+            Refusal(
+                f"no TensorRT can be imported here, {_needed_tensorrt(target)}: {_notes(toolchain, 'tensorrt')}"
+                f"run this step in {target.tensorrt_image}, which has it",
+                is_wrong=False,
+            )
+        )
+    else:
+        found += _tensorrt_refusals(target, toolchain.tensorrt, is_weakly_typed=is_weakly_typed)
+    if toolchain.polygraphy is None:
+        found.append(
+            Refusal("polygraphy is not installed here: `pip install 'polygraphy>=0.53,<0.54'` adds it", is_wrong=False)
+        )
+    return found
+
+
+def cautions(target: Target, toolchain: Toolchain) -> list[str]:
+    """What is allowed and should be known: a TensorRT other than that of the target's image."""
+    if toolchain.tensorrt is None or target.tensorrt is None or _is_same(toolchain.tensorrt, target.tensorrt):
+        return []
+    return [
+        f"TensorRT {toolchain.tensorrt} is here, {target.tensorrt_image} is listed with {target.tensorrt}: only a "
+        f"Triton with TensorRT {toolchain.tensorrt} can load the plan"
+    ]
+
+
+def target_from_gpu(toolchain: Toolchain) -> Target:
+    """The table's row for the first GPU here; for another GPU a row made from it, with the TensorRT that is found.
+
+    Raises `IncompleteBuild` where there is no GPU.
+    """
+    if not toolchain.gpus:
+        raise IncompleteBuild(
+            f"--gpu auto takes the GPU of this machine, and there is none: {_notes(toolchain, 'nvidia-smi')}"
+            "name a target, such as --gpu t4: everything before the plan needs no GPU"
+        )
+    gpu = toolchain.gpus[0]
+    for row in GPU_TARGETS:
+        if row.compute_capability == gpu.compute_capability:
+            return row
+    return Target(
+        name=f"sm{gpu.compute_capability.replace('.', '')}",
+        title=gpu.name,
+        triton_release=T4.triton_release,
+        precisions=T4.precisions,
+        compute_capability=gpu.compute_capability,
+        tensorrt=toolchain.tensorrt or T4.tensorrt,
+        cuda=T4.cuda,
+        python=T4.python,
+        why="made from the GPU that was found here; not in the table of targets",
+    )
+
+
+def _found_gpus(notes: list[str]) -> tuple[Gpu, ...]:
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ()
+    command = [program, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_NVIDIA_SMI_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        notes.append(f"nvidia-smi gave no answer within {_NVIDIA_SMI_TIMEOUT_S} s: the driver is not well")
+        return ()
+    except OSError as error:
+        notes.append(f"nvidia-smi cannot be run: {error}")
+        return ()
+    said = " ".join(f"{done.stdout} {done.stderr}".split())
+    if "compute_cap" in said:
+        notes.append(f"nvidia-smi does not know compute capabilities, its driver is too old: {said}")
+        return ()
+    if done.returncode != 0:
+        notes.append(f"nvidia-smi ended with {done.returncode}: {said or 'no word why'}")
+        return ()
+    gpus = []
+    for row in csv.reader(done.stdout.splitlines(), skipinitialspace=True):
+        if len(row) == len(_FIELDS) and row[0].isdecimal():
+            index, uuid, name, capability, driver, memory = (cell.strip() for cell in row)
+            memory_mib = int(memory) if memory.isdecimal() else None
+            gpus.append(Gpu(int(index), uuid, name, capability, driver, memory_mib))
+        elif row:
+            notes.append(f"nvidia-smi answered a line that is no GPU: {', '.join(row)}")
+    return tuple(gpus)
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _gpu_refusals(target: Target, toolchain: Toolchain) -> list[Refusal]:
+    needed = f"{target.title} (compute capability {target.compute_capability})"
+    gpu = gpu_for(target, toolchain)
+    if not toolchain.gpus:
+        told = f"no NVIDIA GPU is found here, an {needed} is needed: {_notes(toolchain, 'nvidia-smi')}"
+        return [Refusal(f"{told}a plan is built on the GPU it is for", is_wrong=False)]
+    if gpu is None:
+        found = ", ".join(f"{gpu.name} (compute capability {gpu.compute_capability})" for gpu in toolchain.gpus)
+        return [Refusal(f"the GPU here is {found}, an {needed} is needed: build this plan on one", is_wrong=True)]
+    branch = version_key(gpu.driver)[:1]
+    if target.driver_branch is not None and branch < (target.driver_branch,):
+        told = f"driver {gpu.driver} is too old, CUDA {target.cuda} of {target.tensorrt_image} needs branch"
+        return [Refusal(f"{told} {target.driver_branch} or newer: update the driver of this host", is_wrong=True)]
+    if target.driver_branch_last is not None and branch > (target.driver_branch_last,):
+        told = f"driver {gpu.driver} has left {target.title} behind, branch {target.driver_branch_last} is the last"
+        return [Refusal(f"{told} that supports it: install that one", is_wrong=True)]
+    return []
+
+
+def _tensorrt_refusals(target: Target, version: str, *, is_weakly_typed: bool) -> list[Refusal]:
+    found, needed = version_key(version), _needed_tensorrt(target)
+    refused = []
+    if found < version_key(TENSORRT_FLOOR):
+        refused.append(f"TensorRT {version} is older than {TENSORRT_FLOOR}, {needed}: use {target.tensorrt_image}")
+    if target.tensorrt_before is not None and found >= version_key(target.tensorrt_before):
+        refused.append(
+            f"TensorRT {version} cannot build for an {target.title} (compute capability {target.compute_capability}): "
+            f"{target.tensorrt_before} removed it, {needed}: use {target.tensorrt_image}"
+        )
+    if is_weakly_typed and found >= version_key(STRONGLY_TYPED_FROM):
+        refused.append(
+            f"--weak-fp16 needs TensorRT before {STRONGLY_TYPED_FROM} and {version} is here: leave the option out, the "
+            "FP16 file carries its types"
+        )
+    return [Refusal(message, is_wrong=True) for message in refused]
+
+
+def _needed_tensorrt(target: Target) -> str:
+    return f"TensorRT {target.tensorrt} is needed"
+
+
+def _is_same(found: str, listed: str) -> bool:
+    """Whether one version is the other, or a shorter way to write it."""
+    one, other = version_key(found), version_key(listed)
+    length = min(len(one), len(other))
+    return one[:length] == other[:length]
+
+
+def _notes(toolchain: Toolchain, subject: str) -> str:
+    """What is known of the reason, as a clause; empty where there is nothing to say."""
+    return "".join(f"{note}; " for note in toolchain.notes if note.startswith(subject))

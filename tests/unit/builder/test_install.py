@@ -1,0 +1,142 @@
+"""Folders from elsewhere: installed whole, renumbered, and their plans joined to what is served."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builder.catalog import MODELS
+from builder.errors import RepositoryDamaged
+from builder.folder import Contents, assemble_folder
+from builder.install import install, publish_with_plans
+from builder.manifest import has_plan, problems_of, read_manifest
+from builder.plan_record import folder_facts, plan_files
+from builder.publish import Repository
+
+_NAME = "googlenet_fp32"
+
+
+def _folder(parent: Path, onnx: bytes = b"graph", *, version: int = 1, profiles: tuple[int, ...] = (8,)) -> Path:
+    """A model folder as it was built on some machine."""
+    spec = MODELS["GoogLeNet"].with_classes(3)
+    contents = Contents(spec, "fp32", ["cat", "dog", "owl"], onnx, b"answers", 1, {}, profile_sizes=profiles)
+    folder = parent / _NAME
+    folder.mkdir(parents=True)
+    assemble_folder(folder, contents, contents.release, version)
+    return folder
+
+
+def _files(folder: Path, name: str, data: bytes) -> dict[str, bytes]:
+    facts = folder_facts(read_manifest(folder))
+    return plan_files(name, data, "{}", {"onnx_sha256": facts.onnx_sha256, "profiles": list(facts.profiles)})
+
+
+def _with_plan(folder: Path, name: str, data: bytes) -> Path:
+    for path, content in _files(folder, name, data).items():
+        (folder / str(read_manifest(folder)["version"]) / path).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "models")
+
+
+def _install(repository: Repository, source: Path, plans: dict[str, bytes] | None = None):
+    with repository.locked():
+        return install(repository, source, plans or {})
+
+
+def test_the_plan_of_the_second_gpu_changes_neither_release_nor_version(repository: Repository, tmp_path: Path) -> None:
+    """One folder for T4, V100 and CPU: a plan joins it, and everything else is as it was, byte for byte."""
+    source = _folder(tmp_path / "built")
+    first = _install(repository, source, _files(source, "sm75.plan", b"for the T4"))
+    before = {path.name: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
+    second = _install(repository, first.folder, _files(source, "sm70.plan", b"for the V100"))
+    assert (second.release, second.version, second.cautions) == (first.release, first.version, ())
+    assert problems_of(second.folder) == []
+    assert has_plan(second.folder, "sm75.plan")
+    assert has_plan(second.folder, "sm70.plan")
+    after = {path.name: path.read_bytes() for path in second.folder.rglob("*") if path.is_file()}
+    assert before.items() <= after.items()
+    assert sorted(after.keys() - before.keys()) == ["sm70.json", "sm70.layers.json", "sm70.plan"]
+    assert not list(repository.releases.iterdir())  # no release was replaced
+
+
+def test_a_folder_of_another_host_brings_its_plan(repository: Repository, tmp_path: Path) -> None:
+    """Built on a V100 host that shares no disk: `publish` joins its plan to the T4's."""
+    _install(repository, _with_plan(_folder(tmp_path / "t4"), "sm75.plan", b"for the T4"))
+    installed = _install(repository, _with_plan(_folder(tmp_path / "v100", version=7), "sm70.plan", b"for the V100"))
+    assert installed.version == 1
+    assert (installed.folder / "1" / "sm75.plan").read_bytes() == b"for the T4"
+    assert (installed.folder / "1" / "sm70.plan").read_bytes() == b"for the V100"
+    assert problems_of(installed.folder) == []
+
+
+def test_another_release_gets_the_next_number(repository: Repository, tmp_path: Path) -> None:
+    """The number a folder had where it was built means nothing here: manifest and directory are renumbered."""
+    _install(repository, _folder(tmp_path / "one", version=4))
+    installed = _install(repository, _folder(tmp_path / "two", b"another graph", version=1))
+    assert installed.version == 2
+    assert read_manifest(installed.folder)["version"] == 2
+    assert [path.name for path in installed.folder.glob("[1-9]*")] == ["2"]
+    assert problems_of(installed.folder) == []
+
+
+@pytest.mark.parametrize(
+    "changes", [{"onnx": b"another graph"}, {"profiles": (1, 4, 8)}], ids=["another graph", "other profiles"]
+)
+def test_a_plan_that_does_not_fit_is_left_behind_and_named(
+    repository: Repository, tmp_path: Path, changes: dict
+) -> None:
+    """It would answer as another model, or fail to load: whoever publishes reads which GPU has none now."""
+    _install(repository, _with_plan(_folder(tmp_path / "one"), "sm75.plan", b"for the T4"))
+    installed = _install(repository, _folder(tmp_path / "two", **changes))
+    (caution,) = installed.cautions
+    assert caution.startswith("sm75.plan is not in this release")
+    assert not list(installed.folder.rglob("*.plan"))
+    assert problems_of(installed.folder) == []
+
+
+def test_a_rebuild_of_the_same_release_keeps_the_plans(repository: Repository, tmp_path: Path) -> None:
+    """`build --gpu cpu` on a repository with plans must not take them from the GPU hosts."""
+    _install(repository, _with_plan(_folder(tmp_path / "one"), "sm75.plan", b"for the T4"))
+    with repository.locked():
+        folder = repository.new_folder()
+        shutil.copytree(_folder(tmp_path / "again"), folder, dirs_exist_ok=True)
+        assert publish_with_plans(repository, folder) == ()
+    assert has_plan(repository.path / _NAME, "sm75.plan")
+
+
+@pytest.mark.parametrize("damage", ["1/model.onnx", "1/sm75.plan", "1/sm75.layers.json", "labels.txt"])
+def test_a_folder_that_was_damaged_on_its_way_is_refused(repository: Repository, tmp_path: Path, damage: str) -> None:
+    """Nothing is published, the served folder stays, and the file is named."""
+    served = _install(repository, _folder(tmp_path / "one"))
+    source = _with_plan(_folder(tmp_path / "two", b"another graph"), "sm75.plan", b"for the T4")
+    (source / damage).write_bytes(b"cut")
+    with pytest.raises(RepositoryDamaged, match=damage.rpartition("/")[2]):
+        _install(repository, source)
+    assert read_manifest(served.folder)["release"] == served.release
+    assert problems_of(served.folder) == []
+
+
+def test_a_damaged_plan_is_not_carried_into_the_next_folder(repository: Repository, tmp_path: Path) -> None:
+    """A plan that is not what its record says is left behind, and named."""
+    live = _install(repository, _with_plan(_folder(tmp_path / "one"), "sm75.plan", b"for the T4")).folder
+    (live / "1" / "sm75.plan").write_bytes(b"cut")
+    installed = _install(repository, _folder(tmp_path / "again"))
+    assert [caution.split()[0] for caution in installed.cautions] == ["sm75.plan"]
+    assert problems_of(installed.folder) == []
+
+
+def test_a_record_of_another_graph_is_a_problem(tmp_path: Path) -> None:
+    """A plan copied from another model has the right hashes and the wrong answers."""
+    folder = _with_plan(_folder(tmp_path), "sm75.plan", b"for the T4")
+    record = json.loads((folder / "1" / "sm75.json").read_text())
+    (folder / "1" / "sm75.json").write_text(json.dumps(record | {"onnx_sha256": "0" * 64}))
+    assert problems_of(folder) == [f"{_NAME}/1/sm75.plan was built from another model.onnx than the one beside it"]
+    (folder / "1" / "sm75.json").write_text(json.dumps(record | {"profiles": [1, 4, 8]}))
+    assert problems_of(folder) == [f"{_NAME}/1/sm75.plan has profiles [1, 4, 8], the folder's are [8]"]

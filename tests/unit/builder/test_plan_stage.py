@@ -1,0 +1,207 @@
+"""Plans join real folders, proved and once only. TensorRT itself is stood in for by ONNX Runtime: see `OnnxEngine`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from builder.build import BuildOptions, Built, build
+from builder.catalog import MODELS
+from builder.errors import ParityFailed, PrecisionRejected, RepositoryDamaged, UsageError
+from builder.manifest import has_plan, problems_of, read_manifest
+from builder.plan_stage import PlanRequest, build_plans, folders_for
+from builder.progress import Progress
+from builder.publish import Repository
+from builder.targets import T4, V100
+from builder.tensorrt_plan import Plan, PlanJob, PlanOptions
+from builder.toolchain import Gpu, Toolchain
+from builder.verify import verify
+
+_SPEC = MODELS["GoogLeNet"].at_input_size(96)
+_NAMES = ("googlenet_96_fp16", "googlenet_96_fp32")
+_T4_HOST = Toolchain((Gpu(0, "GPU-t4", "Tesla T4", "7.5", "580.95.05", 15360),), "11.2.1.2", "0.53.6", "3.12.3", ())
+_V100_HOST = Toolchain((Gpu(0, "GPU-v", "Tesla V100", "7.0", "550.54.14", 16160),), "10.4.0", "0.53.6", "3.10.12", ())
+
+
+class OnnxEngine:
+    """An engine whose plan is the ONNX file and whose GPU is ONNX Runtime: real answers, no word about TensorRT."""
+
+    def __init__(self, types: dict[str, str] | None = None, change: Callable | None = None) -> None:
+        self.jobs: list[PlanJob] = []
+        self._types = types or {"fp32": "Float", "fp16": "Half"}
+        self._change = change or (lambda answer: answer)
+
+    def plan_from_onnx(self, job: PlanJob) -> Plan:
+        self.jobs.append(job)
+        kind = self._types[job.precision]
+        tensor = {"Name": "x", "Location": "Device", "Dimensions": [1, 8, 8, 8], "Format/Datatype": kind}
+        layer = {
+            "Name": "conv", "LayerType": "CaskConvolution", "ParameterType": "Convolution",
+            "Inputs": [tensor], "Outputs": [tensor], "Weights": {"Type": kind, "Count": 8},
+        }  # fmt: skip
+        return Plan(job.onnx.read_bytes(), json.dumps({"Layers": [layer]}), "11.2.1.2", None)
+
+    @contextlib.contextmanager
+    def plan_runner(self, plan: bytes) -> Iterator[Callable]:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(plan, options, providers=["CPUExecutionProvider"])
+        yield lambda _profile, images: self._change(session.run(["probabilities"], {"image": images})[0])
+
+
+@pytest.fixture(scope="module")
+def staged_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory around a repository, with a small model staged for the T4 in both precisions."""
+    parent = tmp_path_factory.mktemp("staged") / "parent"
+    options = BuildOptions((_SPEC,), T4, ("fp16", "fp32"), parent / "models", weights="seeded")
+    build(options, Progress(is_quiet=True))
+    return parent
+
+
+@pytest.fixture
+def request_for_t4(staged_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanRequest:
+    """A copy of it for one test."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "chosen by the user")
+    shutil.copytree(staged_once, tmp_path / "parent")
+    return PlanRequest(T4, tmp_path / "parent" / "models", PlanOptions(), cache_dir=tmp_path / "cache")
+
+
+def _run(request: PlanRequest, engine: OnnxEngine, toolchain: Toolchain = _T4_HOST) -> tuple[list[Built], str]:
+    log = io.StringIO()
+    return build_plans(folders_for(request), request, toolchain, Progress(log), engine), log.getvalue()
+
+
+def test_staged_folders_are_published_with_their_plans(request_for_t4: PlanRequest) -> None:
+    """The repository has whole folders with a proved plan, staging has none left, and the record says how it came."""
+    engine = OnnxEngine()
+    built, _ = _run(request_for_t4, engine)
+    assert [(result.served_name, result.status, result.version) for result in built] == [
+        (name, "published", 1) for name in _NAMES
+    ]
+    assert verify(request_for_t4.repository, T4) == {name: [] for name in _NAMES}
+    assert not list(Repository(request_for_t4.repository).awaiting_plan.iterdir())
+    for name, job in zip(_NAMES, engine.jobs, strict=True):
+        folder = request_for_t4.repository / name
+        manifest, record = read_manifest(folder), json.loads((folder / "1" / "sm75.json").read_text())
+        assert record["onnx_sha256"] == manifest["files"]["1/model.onnx"]["sha256"]
+        assert (record["target"], record["gpu"], record["driver"]) == ("t4", "Tesla T4", "580.95.05")
+        assert record["toolchain"]["tensorrt"] == "11.2.1.2"
+        assert record["trtexec"].split()[0] == "trtexec"
+        assert "--onnx=model.onnx" in record["trtexec"]
+        assert {(run["profile"], run["batch_size"]) for run in record["verdict"]["runs"]} == {(0, 1), (0, 3), (0, 8)}
+        assert (job.precision, job.input_size) == (manifest["precision"], 96)
+        assert json.loads((folder / "1" / "sm75.layers.json").read_text())["Layers"]
+
+
+def test_the_v100_joins_the_t4_in_one_folder(request_for_t4: PlanRequest) -> None:
+    """Building for the second GPU adds its plan: same release, same version, both plans sound."""
+    first, _ = _run(request_for_t4, OnnxEngine())
+    second, _ = _run(dataclasses.replace(request_for_t4, target=V100), OnnxEngine(), _V100_HOST)
+    assert [(result.release, result.version) for result in second] == [
+        (result.release, result.version) for result in first
+    ]
+    for target in (T4, V100):
+        assert verify(request_for_t4.repository, target) == {name: [] for name in _NAMES}
+    assert not list(Repository(request_for_t4.repository).releases.iterdir())
+
+
+def test_a_plan_that_is_there_is_not_built_again(request_for_t4: PlanRequest) -> None:
+    """Minutes on the GPU are spent once; another TensorRT, option or GPU is another plan."""
+    _run(request_for_t4, OnnxEngine())
+    again = OnnxEngine()
+    built, log = _run(request_for_t4, again)
+    assert ([result.status for result in built], again.jobs) == (["unchanged"] * 2, [])
+    assert log.count("sm75.plan unchanged") == 2
+    for request, toolchain in (
+        (request_for_t4, dataclasses.replace(_T4_HOST, tensorrt="11.3.0")),
+        (dataclasses.replace(request_for_t4, options=PlanOptions(builder_optimization_level=5)), _T4_HOST),
+    ):
+        engine = OnnxEngine()
+        _run(request, engine, toolchain)
+        assert len(engine.jobs) == 2
+
+
+def test_a_copied_folder_resumes_on_another_machine(request_for_t4: PlanRequest, tmp_path: Path) -> None:
+    """What was staged elsewhere and copied gets its plan and is published here; the copy is left as it was."""
+    copied = tmp_path / "copied"
+    shutil.copytree(Repository(request_for_t4.repository).awaiting_plan, copied)
+    request = dataclasses.replace(request_for_t4, repository=tmp_path / "elsewhere" / "models", source=copied)
+    built, _ = _run(request, OnnxEngine())
+    assert [result.folder.parent for result in built] == [request.repository] * 2
+    assert verify(request.repository, T4) == {name: [] for name in _NAMES}
+    assert sorted(path.name for path in copied.iterdir()) == list(_NAMES)
+    assert not list(copied.rglob("*.plan"))
+
+
+def test_a_plan_of_wrong_answers_is_not_published(request_for_t4: PlanRequest) -> None:
+    """The first model is refused by name and batch; its folder stays staged and nothing is served."""
+    with pytest.raises(ParityFailed, match="googlenet_96_fp16"):
+        _run(request_for_t4, OnnxEngine(change=lambda answer: np.roll(answer, 1, axis=1)))
+    assert list(request_for_t4.repository.iterdir()) == []
+    staged = Repository(request_for_t4.repository).awaiting_plan
+    assert sorted(path.name for path in staged.iterdir()) == list(_NAMES)
+    assert [problems_of(path) for path in staged.iterdir()] == [[], []]
+
+
+def test_an_fp16_plan_in_fp32_is_not_published(request_for_t4: PlanRequest) -> None:
+    """TensorRT 11 ignores the old flag in silence: right answers, half the speed."""
+    with pytest.raises(PrecisionRejected, match="googlenet_96_fp16"):
+        _run(request_for_t4, OnnxEngine({"fp16": "Float", "fp32": "Float"}))
+    assert list(request_for_t4.repository.iterdir()) == []
+
+
+def test_models_before_a_failing_one_stay_published(request_for_t4: PlanRequest) -> None:
+    """A finished part of a batch is never lost."""
+    engine = OnnxEngine()
+    half = request_for_t4.repository.parent / ".staging" / "models" / "awaiting-plan" / _NAMES[1]
+    (half / "1" / "reference.npy").write_bytes(b"cut")
+    with pytest.raises(RepositoryDamaged, match=r"reference\.npy"):
+        _run(request_for_t4, engine)
+    assert has_plan(request_for_t4.repository / _NAMES[0], "sm75.plan")
+    assert not (request_for_t4.repository / _NAMES[1]).exists()
+
+
+def test_only_what_is_asked_for_gets_a_plan(request_for_t4: PlanRequest) -> None:
+    """--model and --precision choose; a name that is not there is a mistake, not an empty success."""
+    chosen = dataclasses.replace(request_for_t4, architectures=("GoogLeNet",), precisions=("fp32",))
+    assert [result.served_name for result in _run(chosen, OnnxEngine())[0]] == ["googlenet_96_fp32"]
+    with pytest.raises(UsageError, match="--stage onnx"):
+        _run(dataclasses.replace(request_for_t4, architectures=("Xception71",)), OnnxEngine())
+
+
+def test_the_profiles_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton asks for profiles by number: plan and config cannot disagree, and each profile is proved."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "chosen by the user")
+    options = BuildOptions((_SPEC,), T4, ("fp32",), tmp_path / "models", weights="seeded", profile_sizes=(1, 4, 8))
+    build(options, Progress(is_quiet=True))
+    engine = OnnxEngine()
+    (built,), _ = _run(PlanRequest(T4, tmp_path / "models", PlanOptions(), cache_dir=tmp_path / "cache"), engine)
+    record = json.loads((built.folder / "1" / "sm75.json").read_text())
+    assert record["profiles"] == [1, 4, 8]
+    proved = {(run["profile"], run["batch_size"]) for run in record["verdict"]["runs"]}
+    assert proved == {(0, 1), (1, 1), (1, 3), (2, 1), (2, 3), (2, 8)}
+    assert [profile.optimum for profile in engine.jobs[0].profiles] == [1, 4, 8]
+    assert 'profile: "2"' in (built.folder / "config.pbtxt").read_text()
+
+
+def test_the_gpu_of_the_target_is_the_one_that_is_used(
+    request_for_t4: PlanRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A host may have several: CUDA is shown only the right one, by its UUID, unless the user has chosen."""
+    _run(request_for_t4, OnnxEngine())
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "chosen by the user"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    both = dataclasses.replace(_T4_HOST, gpus=(*_V100_HOST.gpus, *_T4_HOST.gpus))
+    _run(request_for_t4, OnnxEngine(), both)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-t4"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")

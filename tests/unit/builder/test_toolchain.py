@@ -1,0 +1,194 @@
+"""What a machine has and what a target says to it; GPUs come from a small real `nvidia-smi`, TensorRT from a module."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.errors import IncompleteBuild
+from builder.targets import T4, V100, Target
+from builder.toolchain import Gpu, Toolchain, cautions, found_toolchain, gpu_for, refusals, target_from_gpu
+
+_T4 = "0, GPU-11, Tesla T4, 7.5, 580.95.05, 15360"
+_V100 = "1, GPU-22, Tesla V100-SXM2-16GB, 7.0, 550.54.14, 16160"
+_L4 = "0, GPU-33, NVIDIA L4, 8.9, 580.95.05, 23034"
+
+
+def _gpu(row: str) -> Gpu:
+    index, uuid, name, capability, driver, memory = row.split(", ")
+    return Gpu(int(index), uuid, name, capability, driver, int(memory))
+
+
+def _machine(*rows: str, tensorrt: str | None = "11.2.1.2", polygraphy: str | None = "0.53.6") -> Toolchain:
+    return Toolchain(tuple(_gpu(row) for row in rows), tensorrt, polygraphy, "3.12.3")
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a program of this body on PATH, alone but for the shell it is written in."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def write(body: str) -> None:
+        program = tmp_path / "nvidia-smi"
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(0o755)
+
+    return write
+
+
+@pytest.fixture
+def tensorrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Makes `import tensorrt` run this text, for one test."""
+
+    def write(text: str) -> None:
+        (tmp_path / "modules").mkdir()
+        (tmp_path / "modules" / "tensorrt.py").write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+
+    yield write
+    sys.modules.pop("tensorrt", None)
+
+
+@pytest.mark.usefixtures("nvidia_smi")
+def test_a_machine_without_anything_is_described() -> None:
+    """No nvidia-smi is no GPU, and no reason for a note."""
+    found = found_toolchain()
+    assert (found.gpus, found.tensorrt, found.notes) == ((), None, ())
+    assert found.python == ".".join(map(str, sys.version_info[:3]))
+
+
+def test_every_gpu_is_read(nvidia_smi: Callable[[str], None]) -> None:
+    """Index, UUID, name, compute capability, driver and memory; memory may be unknown."""
+    nvidia_smi(f"echo '{_T4}'; echo '{_V100.replace('16160', '[N/A]')}'")
+    first, second = found_toolchain().gpus
+    assert first == _gpu(_T4)
+    assert second == dataclasses.replace(_gpu(_V100), memory_mib=None)
+
+
+@pytest.mark.parametrize(
+    ("body", "note"),
+    [
+        ("echo 'NVIDIA-SMI has failed because it could not communicate with the driver'; exit 9", "ended with 9"),
+        ("echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2", "too old"),
+        ("echo 'a garbled line'", "no GPU: a garbled line"),
+    ],
+    ids=["driver is not loaded", "driver does not know the field", "garbled"],
+)
+def test_an_nvidia_smi_that_fails_is_a_note(nvidia_smi: Callable[[str], None], body: str, note: str) -> None:
+    """No GPU is seen, and why is told: in the refusal too."""
+    nvidia_smi(body)
+    found = found_toolchain()
+    assert found.gpus == ()
+    assert note in found.notes[0]
+    assert note in refusals(T4, found)[0].message
+
+
+def test_a_program_that_cannot_be_run_is_a_note(nvidia_smi: Callable[[str], None], tmp_path: Path) -> None:
+    """A file without an interpreter is no reason for a stack trace."""
+    nvidia_smi("")
+    (tmp_path / "nvidia-smi").write_text("#!/nowhere/sh\n")
+    assert "cannot be run" in found_toolchain().notes[0]
+
+
+def test_tensorrt_is_what_can_be_imported(tensorrt: Callable[[str], None]) -> None:
+    """Its own word for its version."""
+    tensorrt("__version__ = '10.4.0'")
+    assert found_toolchain().tensorrt == "10.4.0"
+
+
+@pytest.mark.parametrize(
+    "text", ["import libnvinfer_that_is_not_there", "raise OSError('libnvinfer.so.10: no such file')", ""]
+)
+def test_a_tensorrt_that_does_not_import_is_a_note(tensorrt: Callable[[str], None], text: str) -> None:
+    """Installed and broken is told apart from not installed."""
+    tensorrt(text)
+    found = found_toolchain()
+    assert found.tensorrt is None
+    assert "cannot be imported" in found.notes[0]
+    assert "cannot be imported" in refusals(T4, dataclasses.replace(found, gpus=(_gpu(_T4),)))[0].message
+
+
+@pytest.mark.parametrize(
+    ("target", "machine"),
+    [
+        (T4, _machine(_T4)),
+        (V100, _machine(_V100, tensorrt="10.4.0")),
+        (V100, _machine(_T4, _V100, tensorrt="10.4.0.26")),
+    ],
+    ids=["T4", "V100", "V100 beside a T4"],
+)
+def test_the_right_machine_is_not_refused(target: Target, machine: Toolchain) -> None:
+    """`10.4.0` is the same TensorRT as the table's `10.4.0.26`."""
+    assert refusals(target, machine) == []
+    assert cautions(target, machine) == []
+
+
+@pytest.mark.parametrize(
+    ("target", "machine", "sides"),
+    [
+        (T4, _machine(_V100, tensorrt="10.4.0"), ["Tesla V100-SXM2-16GB", "7.0", "NVIDIA T4", "7.5"]),
+        (V100, _machine(_T4, tensorrt="10.4.0"), ["Tesla T4", "7.5", "NVIDIA V100", "7.0"]),
+        (V100, _machine(_V100), ["TensorRT 11.2.1.2", "10.4.0.26", "10.5", "7.0"]),
+        (V100, _machine(_V100, tensorrt="10.5.0"), ["TensorRT 10.5.0", "10.4.0.26"]),
+        (T4, _machine(_T4, tensorrt="8.6.1"), ["TensorRT 8.6.1", "11.2.1"]),
+        (T4, _machine(_T4.replace("580.95.05", "470.57.02")), ["470.57.02", "580"]),
+        (V100, _machine(_V100.replace("550.54.14", "590.10"), tensorrt="10.4.0"), ["590.10", "580"]),
+    ],
+    ids=["V100 for T4", "T4 for V100", "no Volta in 11", "no Volta in 10.5", "TensorRT 8", "old driver", "new driver"],
+)
+def test_the_wrong_one_is_refused_with_both_sides(target: Target, machine: Toolchain, sides: list[str]) -> None:
+    """What is here and what is needed stand in one sentence; nothing else is refused."""
+    (refusal,) = refusals(target, machine)
+    assert refusal.is_wrong
+    assert [side for side in sides if side not in refusal.message] == []
+
+
+def test_weak_typing_is_refused_where_it_is_gone() -> None:
+    """Asked of TensorRT 11 it would be ignored, and FP32 would come out in silence."""
+    (refusal,) = refusals(T4, _machine(_T4), is_weakly_typed=True)
+    assert refusal.is_wrong
+    assert "11.2.1.2" in refusal.message
+    assert "before 11.0" in refusal.message
+    assert refusals(V100, _machine(_V100, tensorrt="10.4.0"), is_weakly_typed=True) == []
+
+
+def test_what_is_missing_is_not_called_wrong() -> None:
+    """Without GPU, TensorRT and Polygraphy the work before the plan can still be done."""
+    missing = refusals(T4, _machine(tensorrt=None, polygraphy=None))
+    assert [refusal.is_wrong for refusal in missing] == [False] * 3
+    for refusal, word in zip(missing, ("GPU", T4.tensorrt_image, "pip install"), strict=True):
+        assert word in refusal.message
+
+
+def test_another_tensorrt_than_the_table_says_is_a_caution() -> None:
+    """The table's 11.2.1 is second-hand: what is really there may build, if the same serves."""
+    machine = _machine(_T4, tensorrt="11.3.0.99")
+    assert refusals(T4, machine) == []
+    (caution,) = cautions(T4, machine)
+    assert "11.3.0.99" in caution
+    assert "11.2.1" in caution
+
+
+def test_auto_is_the_row_of_the_gpu_that_is_here() -> None:
+    """The table where it has one; else a row made from the GPU, with the TensorRT that is here."""
+    assert target_from_gpu(_machine(_T4)) is T4
+    assert target_from_gpu(_machine(_V100, _T4)) is V100
+    row = target_from_gpu(_machine(_L4))
+    assert (row.name, row.title, row.plan_filename, row.tensorrt) == ("sm89", "NVIDIA L4", "sm89.plan", "11.2.1.2")
+    assert refusals(row, _machine(_L4)) == []
+    with pytest.raises(IncompleteBuild, match="--gpu t4"):
+        target_from_gpu(_machine())
+
+
+def test_a_new_gpu_is_one_row() -> None:
+    """A10, L4, A100, H100: nothing but the table says what they need."""
+    row = dataclasses.replace(T4, name="l4", title="NVIDIA L4", compute_capability="8.9")
+    assert row.plan_filename == "sm89.plan"
+    assert refusals(row, _machine(_L4)) == []
+    assert gpu_for(row, _machine(_T4, _L4)) == _gpu(_L4)
+    (refusal,) = refusals(row, _machine(_T4))
+    assert "NVIDIA L4 (compute capability 8.9)" in refusal.message
