@@ -90,6 +90,7 @@ def plan_from_onnx(job: PlanJob) -> Plan:
     _check_place(job.timing_cache)
     with _failures_told(f"TensorRT {tensorrt.__version__} could not build a plan from {job.onnx}"):
         data = _built(job, tensorrt)
+    with _failures_told(f"TensorRT {tensorrt.__version__} could not load the plan it built from {job.onnx}"):
         layers = _layers(data, job, tensorrt)
     cache = job.timing_cache
     return Plan(data, layers, tensorrt.__version__, sha256_of_file(cache) if cache.is_file() else None)
