@@ -46,6 +46,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BuilderError as error:
         print(f"builder: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "builder":
+            raise
+        print(
+            f"builder: this needs {error.name}, which is not installed here: `make install` installs all that a build "
+            "needs. doctor, list --json, verify, publish and --explain need nothing",
+            file=sys.stderr,
+        )
+        return BuilderError.exit_code
     except BrokenPipeError:  # `| head`: whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BuilderError.exit_code

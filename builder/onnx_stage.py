@@ -93,10 +93,10 @@ class OnnxStage:
             self._progress.line(
                 name, f"largest activation {admitted.max_activation:,.1f} in {admitted.max_activation_layer}"
             )
-        data = model.SerializeToString()
+        data, reference = model.SerializeToString(), _npy(self._reference)
         with self._progress.step(name, "compare with torch"):
             record |= self._compared(precision, data)
-        made = CheckedOnnx(data, _npy(self._reference), self._spec.classes, record)
+        made = CheckedOnnx(data, reference, self._spec.classes, record)
         self._keep(precision, made)
         return made
 
@@ -165,7 +165,9 @@ class OnnxStage:
     def _reference(self) -> NDArray[np.float32]:
         from builder.onnx_export import probabilities_from_onnx
 
-        return probabilities_from_onnx(self._fp32_model.SerializeToString(), self._proof_images)
+        model = self._fp32_model
+        with self._progress.step(self._catalog_spec.slug, "answers to hold plans against"):
+            return probabilities_from_onnx(model.SerializeToString(), self._proof_images)
 
     @cached_property
     def _fp32_model(self) -> ModelProto:

@@ -13,20 +13,15 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol
 
 from builder import tensorrt_plan
 from builder.build import Built
 from builder.errors import RepositoryDamaged, UsageError
 from builder.folder import REFERENCE
-from builder.golden import proof_images
 from builder.hashing import canonical_json, sha256_of_text
 from builder.install import check_whole, install
 from builder.manifest import has_plan, read_manifest
-from builder.plan_proof import prove_plan
 from builder.plan_record import folder_facts, plan_files
 from builder.profiles import profiles_from_sizes
 from builder.progress import Progress
@@ -35,6 +30,10 @@ from builder.targets import Target
 from builder.tensorrt_plan import Plan, PlanJob, PlanOptions
 from builder.toolchain import Toolchain, gpu_for
 from builder.trtexec import trtexec_line
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class PlanEngine(Protocol):
@@ -144,15 +143,7 @@ class _FolderPlan:
         with progress.step(self._name, f"build {self._plan_filename} with TensorRT {self._toolchain.tensorrt}"):
             plan = engine.plan_from_onnx(job)
         with progress.step(self._name, f"prove {self._plan_filename}"), engine.plan_runner(plan.data) as run:
-            verdict = prove_plan(
-                f"{self._name}/{self._plan_filename}",
-                self._bound(),
-                plan.layers,
-                profiles_from_sizes(self._manifest["profiles"]),
-                run,
-                proof_images(self._manifest["input_size"]),
-                np.load(self._version_directory / REFERENCE, allow_pickle=False),
-            )
+            verdict = self._proved(plan, run)
         with progress.step(self._name, "publish"):
             files = plan_files(self._plan_filename, plan.data, plan.layers, self._facts(plan, verdict))
             installed = install(self._repository, self._folder, files)
@@ -160,6 +151,22 @@ class _FolderPlan:
         for caution in installed.cautions:
             progress.line(self._name, caution)
         return Built(self._name, "published", installed.folder, installed.release, installed.version)
+
+    def _proved(self, plan: Plan, run: Callable[[int, NDArray[np.uint8]], NDArray[np.float32]]) -> dict[str, Any]:
+        import numpy as np
+
+        from builder.golden import proof_images
+        from builder.plan_proof import prove_plan
+
+        return prove_plan(
+            f"{self._name}/{self._plan_filename}",
+            self._bound(),
+            plan.layers,
+            profiles_from_sizes(self._manifest["profiles"]),
+            run,
+            proof_images(self._manifest["input_size"]),
+            np.load(self._version_directory / REFERENCE, allow_pickle=False),
+        )
 
     def _job(self) -> PlanJob:
         return PlanJob(

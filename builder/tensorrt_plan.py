@@ -14,16 +14,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from builder.errors import IncompleteBuild, PlanFailed
 from builder.hashing import sha256_of_file
 from builder.onnx_graph import INPUT, OUTPUT
 from builder.profiles import BatchProfile
 from builder.targets import STRONGLY_TYPED_FROM, version_key
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MIB = 1 << 20
 _TOLD_ERRORS = 4
@@ -102,6 +103,8 @@ def plan_runner(plan: bytes) -> Iterator[Callable[[int, NDArray[np.uint8]], NDAr
 
     Raises `IncompleteBuild` as `plan_from_onnx` does, `PlanFailed` when the plan cannot be loaded or run.
     """
+    import numpy as np
+
     tensorrt = _imported_tensorrt()
     with ExitStack() as stack:
         with _failures_told(f"TensorRT {tensorrt.__version__} could not load the plan it built"):

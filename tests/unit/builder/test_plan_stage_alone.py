@@ -20,13 +20,13 @@ _ABSENT = (
     "torch", "PIL", "cv2", "onnx", "onnxruntime", "openvino", "google", "tritonclient", "grpc", "rich", "urllib3",
     "safetensors",
 )  # fmt: skip
-_BLOCK = f"""
+_BLOCK = """
 import sys
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {_ABSENT!r}:
-            raise ModuleNotFoundError(f"{{name}} is not in this image", name=name)
+        if name.partition(".")[0] in {absent!r}:
+            raise ModuleNotFoundError(name + " is not in this image", name=name)
 
 sys.meta_path.insert(0, Absent())
 """
@@ -65,9 +65,9 @@ print(built.status, (built.folder / "1" / "sm70.plan").read_bytes())
 """
 
 
-def _run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+def _run(script: str, *arguments: object, absent: tuple[str, ...] = _ABSENT) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", _BLOCK + script, *map(str, arguments)],
+        [sys.executable, "-c", _BLOCK.format(absent=absent) + script, *map(str, arguments)],
         cwd=_ROOT,
         capture_output=True,
         text=True,
@@ -111,14 +111,27 @@ def test_the_stage_runs_with_nothing_else_installed(repository: Path) -> None:
     [["--help"], ["build", "--help"], ["doctor"], ["build", "--gpu", "v100", "--explain"], ["list", "--json"]],
     ids=" ".join,
 )
-def test_the_commands_of_the_image_run_with_nothing_else_installed(arguments: list[str], tmp_path: Path) -> None:
-    """Help, doctor and --explain are what people try first in a container."""
-    done = _run(f"from builder.cli import main; sys.exit(main({arguments!r}))")
+def test_a_bare_python_can_ask(arguments: list[str], tmp_path: Path) -> None:
+    """Help, doctor and --explain come before any installation: the standard library is enough for them."""
+    script = f"from builder.cli import main; sys.exit(main({[*arguments]!r}))"
+    done = _run(script, absent=(*_ABSENT, "numpy", "polygraphy", "tensorrt"))
     assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
 
 
-def test_verify_needs_nothing_else(repository: Path) -> None:
-    """The plans that were built are looked at where they were built."""
-    done = _run(f"from builder.cli import main; sys.exit(main(['verify', {str(repository.parent)!r}]))")
+def test_a_bare_python_can_verify(repository: Path) -> None:
+    """A copied folder is looked at where it has arrived, before anything is installed."""
+    staged = Repository(repository).awaiting_plan
+    script = f"from builder.cli import main; sys.exit(main(['verify', {str(staged)!r}]))"
+    done = _run(script, absent=(*_ABSENT, "numpy", "polygraphy", "tensorrt"))
+    assert (done.returncode, done.stdout.split()) == (0, ["googlenet_96_fp32", "ok"]), done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["build", "--gpu", "cpu", "--weights", "seeded"]], ids=" ".join)
+def test_what_needs_more_says_what_is_missing(arguments: list[str], tmp_path: Path) -> None:
+    """One line with the name of the package and the command that installs it."""
+    script = f"import os; os.chdir({str(tmp_path)!r}); from builder.cli import main; sys.exit(main({arguments!r}))"
+    done = _run(f"sys.path.insert(0, {str(_ROOT)!r}); {script}")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("builder: ")]
+    assert "which is not installed here: `make install`" in line
     assert "Traceback" not in done.stderr
