@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import textwrap
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,9 @@ def print_diagnosis(seen: dict[str, Any]) -> None:
         _row("note", note)
     waiting = seen["awaiting_plan"]
     if waiting["folders"]:
-        _row("waiting", f"{len(waiting['folders'])} folders for a plan in {waiting['directory']}")
+        count = len(waiting["folders"])
+        told = f"{count} folder{'s' if count > 1 else ''} for a plan in {waiting['directory']}"
+        _row("waiting", f"{told}: {', '.join(waiting['folders'])}")
     for target in seen["targets"]:
         print(f"\n{target['name']} - {target['title']}")
         needs = target["needs"]
@@ -57,14 +59,15 @@ def print_diagnosis(seen: dict[str, Any]) -> None:
             _row("because", reason)
         for caution in target["cautions"]:
             _row("caution", caution)
-        _row("run", target["command"])
+        print(f"  {'run':<12}{target['command']}")  # never wrapped: it is there to be copied
         if target["then"]:
             _row("then", target["then"])
 
 
 def _row(label: str, text: str) -> None:
-    first, others = f"  {label:<12}", " " * 14
-    print(textwrap.fill(text, _WIDTH, initial_indent=first, subsequent_indent=others, break_long_words=False))
+    lines = textwrap.wrap(text, _WIDTH - 14, break_long_words=False, break_on_hyphens=False)
+    for number, line in enumerate(lines):
+        print(f"  {'' if number else label:<12}{line}")
 
 
 def _target(target: Target, toolchain: Toolchain, repository: Path) -> dict[str, Any]:
@@ -85,7 +88,7 @@ def _target(target: Target, toolchain: Toolchain, repository: Path) -> dict[str,
         "can_build_here": not refused,
         "refusals": [refusal.message for refusal in refused],
         "cautions": cautions(target, toolchain),
-        "command": _command(target, toolchain, repository, can_start_here=not any(each.is_wrong for each in refused)),
+        "command": _command(target, toolchain, repository, can_build_here=not refused),
         "then": f"the plan, on an {target.title}: docs/gpu.md" if is_elsewhere else "",
     }
 
@@ -98,15 +101,22 @@ def _driver(target: Target) -> str | None:
     return f"branch {target.driver_branch} to {target.driver_branch_last}"
 
 
-def _command(target: Target, toolchain: Toolchain, repository: Path, *, can_start_here: bool) -> str:
+def _command(target: Target, toolchain: Toolchain, repository: Path, *, can_build_here: bool) -> str:
     """The one thing to do next, on this machine."""
     build = ["python", "-m", "builder", "build", "--gpu", target.name]
     place = [] if repository == Path("model_repository") else ["--repository", str(repository)]
     if target.compute_capability is None:
         return shlex.join([*build, *place])
-    if gpu_for(target, toolchain) is None or not can_start_here:
+    if not _is_host_right(target, toolchain):
         return shlex.join([*build, "--stage", "onnx", *place])
-    if toolchain.tensorrt is None or toolchain.polygraphy is None:
+    if not can_build_here:  # what is wrong or missing is TensorRT or Polygraphy: the image brings its own
         return f"docker compose run --rm build-{target.name}"
     stage = [] if importlib.util.find_spec("torch") else ["--stage", "plan"]
     return shlex.join([*build, *stage, *place])
+
+
+def _is_host_right(target: Target, toolchain: Toolchain) -> bool:
+    """Whether GPU and driver, which no container can bring, are the target's."""
+    bare = replace(toolchain, tensorrt=None)
+    is_wrong = any(refusal.is_wrong for refusal in refusals(target, bare))
+    return gpu_for(target, toolchain) is not None and not is_wrong

@@ -5,7 +5,6 @@ GPUs are what `nvidia-smi` tells of, TensorRT is what can be imported. A refusal
 
 from __future__ import annotations
 
-import csv
 import importlib
 import importlib.metadata
 import platform
@@ -18,6 +17,10 @@ from builder.targets import GPU_TARGETS, STRONGLY_TYPED_FROM, T4, TENSORRT_FLOOR
 
 _NVIDIA_SMI_TIMEOUT_S = 20
 _FIELDS = ("index", "uuid", "name", "compute_cap", "driver_version", "memory.total")
+# What an installed package may raise while its libraries load: missing ones, another NumPy's, another CUDA's.
+_IMPORT_FAILURES = (
+    ImportError, OSError, AttributeError, RuntimeError, SystemError, SyntaxError, TypeError, ValueError, LookupError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def found_toolchain() -> Toolchain:
         tensorrt = None
         if error.name != "tensorrt":
             notes.append(f"tensorrt is installed and cannot be imported: {error}")
-    except (ImportError, OSError, AttributeError) as error:
+    except _IMPORT_FAILURES as error:
         tensorrt = None
         notes.append(f"tensorrt is installed and cannot be imported: {error}")
     return Toolchain(gpus, tensorrt, _installed("polygraphy"), platform.python_version(), tuple(notes))
@@ -135,7 +138,14 @@ def _found_gpus(notes: list[str]) -> tuple[Gpu, ...]:
         return ()
     command = [program, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_NVIDIA_SMI_TIMEOUT_S)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+            timeout=_NVIDIA_SMI_TIMEOUT_S,
+        )
     except subprocess.TimeoutExpired:
         notes.append(f"nvidia-smi gave no answer within {_NVIDIA_SMI_TIMEOUT_S} s: the driver is not well")
         return ()
@@ -149,15 +159,27 @@ def _found_gpus(notes: list[str]) -> tuple[Gpu, ...]:
     if done.returncode != 0:
         notes.append(f"nvidia-smi ended with {done.returncode}: {said or 'no word why'}")
         return ()
+    if not said:
+        notes.append("nvidia-smi answered nothing")
     gpus = []
-    for row in csv.reader(done.stdout.splitlines(), skipinitialspace=True):
-        if len(row) == len(_FIELDS) and row[0].isdecimal():
-            index, uuid, name, capability, driver, memory = (cell.strip() for cell in row)
-            memory_mib = int(memory) if memory.isdecimal() else None
-            gpus.append(Gpu(int(index), uuid, name, capability, driver, memory_mib))
-        elif row:
-            notes.append(f"nvidia-smi answered a line that is no GPU: {', '.join(row)}")
+    for line in filter(str.strip, done.stdout.splitlines()):
+        gpu = _gpu_from_line(line)
+        if gpu is None:
+            notes.append(f"nvidia-smi answered a line that is no GPU in order: {line.strip()}")
+        else:
+            gpus.append(gpu)
     return tuple(gpus)
+
+
+def _gpu_from_line(line: str) -> Gpu | None:
+    """None for a line that is not in order: a GPU that fell off the bus has words where its numbers should be."""
+    cells = [cell.strip() for cell in line.split(",")]
+    if len(cells) != len(_FIELDS):
+        return None
+    index, uuid, name, capability, driver, memory = cells
+    if not index.isdecimal() or len(version_key(capability)) != 2 or not version_key(driver):
+        return None
+    return Gpu(int(index), uuid, name, capability, driver, int(memory) if memory.isdecimal() else None)
 
 
 def _installed(distribution: str) -> str | None:

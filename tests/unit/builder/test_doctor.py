@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from builder.publish import Repository
 from builder.targets import TARGETS
 
 _T4 = "0, GPU-11, Tesla T4, 7.5, 580.95.05, 15360"
+_V100 = "1, GPU-22, Tesla V100-SXM2-16GB, 7.0, 550.54.14, 16160"
 
 
 @pytest.fixture
@@ -63,18 +65,89 @@ def test_a_t4_host_is_sent_to_the_image(tools: Path, capsys: pytest.CaptureFixtu
     assert "Tesla T4" in " ".join(seen["v100"]["refusals"])
 
 
+@pytest.fixture
+def tensorrt(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a TensorRT of this version here; Polygraphy and torch are those of the test environment."""
+
+    def install(version: str) -> None:
+        module = types.ModuleType("tensorrt")
+        module.__version__ = version
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+
+    return install
+
+
 def test_a_host_that_has_everything_builds(
-    tools: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tools: Path, tensorrt: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the right GPU and TensorRT the command is the build itself."""
     _nvidia_smi(tools, _T4)
-    module = types.ModuleType("tensorrt")
-    module.__version__ = "11.2.1.2"
-    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    tensorrt("11.2.1.2")
     seen = _seen(capsys)
     assert (seen["t4"]["can_build_here"], seen["t4"]["refusals"]) == (True, [])
     assert seen["t4"]["command"] == "python -m builder build --gpu t4"
     assert "cannot build for an NVIDIA V100" in " ".join(seen["v100"]["refusals"])
+
+
+def test_a_v100_host_with_too_new_a_tensorrt_is_sent_to_the_image(
+    tools: Path, tensorrt: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """GPU and driver are right, and the image brings the TensorRT that still knows Volta."""
+    _nvidia_smi(tools, _T4, _V100)
+    tensorrt("11.2.1.2")
+    seen = _seen(capsys)
+    assert not seen["v100"]["can_build_here"]
+    assert seen["v100"]["command"] == "docker compose run --rm build-v100"
+    assert seen["t4"]["command"] == "python -m builder build --gpu t4"
+
+
+def test_the_text_for_a_gpu_host_has_one_command_a_target(
+    tools: Path, tensorrt: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is here, what it means for each target, and what to type; another TensorRT than listed is a caution."""
+    _nvidia_smi(tools, _T4.replace("15360", "[N/A]"))
+    tensorrt("11.3.0")
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "  GPU         Tesla T4, compute capability 7.5, driver 580.95.05, unknown memory\n" in shown
+    assert "  TensorRT    11.3.0\n" in shown
+    assert "  caution     TensorRT 11.3.0 is here" in shown
+    assert [line.split(maxsplit=1)[1] for line in shown.splitlines() if line.startswith("  run  ")] == [
+        "python -m builder build --gpu t4",
+        "python -m builder build --gpu v100 --stage onnx",
+        "python -m builder build --gpu cpu",
+    ]
+    assert [line for line in shown.splitlines() if "plans here" in line] == [
+        "  plans here  yes",
+        "  plans here  no",
+    ]
+
+
+@pytest.mark.usefixtures("tools")
+def test_a_long_command_can_be_copied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It stands in one line, however long the path is."""
+    repository = tmp_path / "a-path with spaces and-hyphens" / ("long-name-" * 12)
+    assert main(["doctor", "--repository", str(repository)]) == 0
+    shown = capsys.readouterr().out
+    assert f"  run         python -m builder build --gpu t4 --stage onnx --repository '{repository}'\n" in shown
+
+
+def test_the_json_is_complete_and_the_same_each_time(tools: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Scripts read it: every key is there for every target, with a GPU or without."""
+    _nvidia_smi(tools, _T4)
+    seen = _seen(capsys)
+    assert seen == _seen(capsys)
+    assert set(seen) - set(TARGETS) == {"here", "awaiting_plan", "targets"}
+    assert set(seen["here"]) == {"gpus", "tensorrt", "polygraphy", "python", "notes"}
+    (gpu,) = seen["here"]["gpus"]
+    assert list(gpu.values()) == [0, "GPU-11", "Tesla T4", "7.5", "580.95.05", 15360]
+    assert [target["name"] for target in seen["targets"]] == list(TARGETS)
+    for target in seen["targets"]:
+        assert set(target) == {
+            "name", "title", "compute_capability", "plan", "needs", "can_build_here", "refusals", "cautions",
+            "command", "then",
+        }  # fmt: skip
+        assert set(target["needs"]) == {"image", "tensorrt", "driver", "python", "why"}
 
 
 def test_an_old_driver_is_not_sent_to_the_image(tools: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,4 +165,8 @@ def test_folders_that_wait_for_a_plan_are_told(tmp_path: Path, capsys: pytest.Ca
     (home / "googlenet_fp16").mkdir(parents=True)
     assert _seen(capsys)["awaiting_plan"] == {"directory": str(home), "folders": ["googlenet_fp16"]}
     assert main(["doctor"]) == 0
-    assert "1 folders for a plan" in capsys.readouterr().out
+    assert "1 folder for a plan" in capsys.readouterr().out
+    (home / "xception41_fp32").mkdir()
+    assert main(["doctor"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"2 folders for a plan in {home}: googlenet_fp16, xception41_fp32" in told

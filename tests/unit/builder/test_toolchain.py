@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from builder import toolchain
 from builder.errors import IncompleteBuild
 from builder.targets import T4, V100, Target
 from builder.toolchain import Gpu, Toolchain, cautions, found_toolchain, gpu_for, refusals, target_from_gpu
@@ -74,9 +75,21 @@ def test_every_gpu_is_read(nvidia_smi: Callable[[str], None]) -> None:
     [
         ("echo 'NVIDIA-SMI has failed because it could not communicate with the driver'; exit 9", "ended with 9"),
         ("echo 'Field \"compute_cap\" is not a valid field to query.'; exit 2", "too old"),
-        ("echo 'a garbled line'", "no GPU: a garbled line"),
+        ("echo 'a garbled line'", "no GPU in order: a garbled line"),
+        ("printf 'GPU \\377\\000\\n'", "no GPU in order: GPU \ufffd"),
+        (f"echo '{_T4.replace('7.5', '[Unknown Error]')}'", "[Unknown Error]"),
+        (f"echo '{_T4.replace('580.95.05', '[N/A]')}'", "[N/A]"),
+        ("", "answered nothing"),
     ],
-    ids=["driver is not loaded", "driver does not know the field", "garbled"],
+    ids=[
+        "driver is not loaded",
+        "driver does not know the field",
+        "garbled",
+        "not text",
+        "GPU fell off the bus",
+        "driver is unknown",
+        "silent",
+    ],
 )
 def test_an_nvidia_smi_that_fails_is_a_note(nvidia_smi: Callable[[str], None], body: str, note: str) -> None:
     """No GPU is seen, and why is told: in the refusal too."""
@@ -85,6 +98,28 @@ def test_an_nvidia_smi_that_fails_is_a_note(nvidia_smi: Callable[[str], None], b
     assert found.gpus == ()
     assert note in found.notes[0]
     assert note in refusals(T4, found)[0].message
+    with pytest.raises(IncompleteBuild, match="and there is none") as told:
+        target_from_gpu(found)
+    assert note in str(told.value)
+
+
+def test_an_nvidia_smi_that_hangs_is_left_and_is_a_note(
+    nvidia_smi: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver that is not well never answers; the builder does not wait for it for ever."""
+    monkeypatch.setattr(toolchain, "_NVIDIA_SMI_TIMEOUT_S", 0.1)
+    nvidia_smi("while :; do :; done")
+    found = found_toolchain()
+    assert found.gpus == ()
+    assert "no answer within 0.1 s" in refusals(T4, found)[0].message
+
+
+def test_a_gpu_that_fell_off_the_bus_does_not_hide_the_other(nvidia_smi: Callable[[str], None]) -> None:
+    """The one that answers is used, the other is told of."""
+    nvidia_smi(f"echo '0, GPU-11, {', '.join(['[GPU is lost]'] * 4)}'; echo '{_V100}'")
+    found = found_toolchain()
+    assert found.gpus == (_gpu(_V100),)
+    assert "[GPU is lost]" in found.notes[0]
 
 
 def test_a_program_that_cannot_be_run_is_a_note(nvidia_smi: Callable[[str], None], tmp_path: Path) -> None:
@@ -101,7 +136,15 @@ def test_tensorrt_is_what_can_be_imported(tensorrt: Callable[[str], None]) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["import libnvinfer_that_is_not_there", "raise OSError('libnvinfer.so.10: no such file')", ""]
+    "text",
+    [
+        "import libnvinfer_that_is_not_there",
+        "raise OSError('libnvinfer.so.10: no such file')",
+        "raise RuntimeError('built for another CUDA')",
+        "raise ValueError('numpy.dtype size changed')",
+        "raise SystemError('initialization failed')",
+        "",
+    ],
 )
 def test_a_tensorrt_that_does_not_import_is_a_note(tensorrt: Callable[[str], None], text: str) -> None:
     """Installed and broken is told apart from not installed."""
@@ -131,6 +174,7 @@ def test_the_right_machine_is_not_refused(target: Target, machine: Toolchain) ->
     ("target", "machine", "sides"),
     [
         (T4, _machine(_V100, tensorrt="10.4.0"), ["Tesla V100-SXM2-16GB", "7.0", "NVIDIA T4", "7.5"]),
+        (T4, _machine(_V100, _L4), ["Tesla V100-SXM2-16GB", "7.0", "NVIDIA L4", "8.9", "NVIDIA T4", "7.5"]),
         (V100, _machine(_T4, tensorrt="10.4.0"), ["Tesla T4", "7.5", "NVIDIA V100", "7.0"]),
         (V100, _machine(_V100), ["TensorRT 11.2.1.2", "10.4.0.26", "10.5", "7.0"]),
         (V100, _machine(_V100, tensorrt="10.5.0"), ["TensorRT 10.5.0", "10.4.0.26"]),
@@ -138,7 +182,16 @@ def test_the_right_machine_is_not_refused(target: Target, machine: Toolchain) ->
         (T4, _machine(_T4.replace("580.95.05", "470.57.02")), ["470.57.02", "580"]),
         (V100, _machine(_V100.replace("550.54.14", "590.10"), tensorrt="10.4.0"), ["590.10", "580"]),
     ],
-    ids=["V100 for T4", "T4 for V100", "no Volta in 11", "no Volta in 10.5", "TensorRT 8", "old driver", "new driver"],
+    ids=[
+        "V100 for T4",
+        "two for T4",
+        "T4 for V100",
+        "no Volta in 11",
+        "no Volta in 10.5",
+        "TensorRT 8",
+        "old driver",
+        "new driver",
+    ],
 )
 def test_the_wrong_one_is_refused_with_both_sides(target: Target, machine: Toolchain, sides: list[str]) -> None:
     """What is here and what is needed stand in one sentence; nothing else is refused."""
