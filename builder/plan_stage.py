@@ -132,6 +132,11 @@ class _FolderPlan:
         self._version_directory = folder / str(self._manifest["version"])
         self._name = str(self._manifest["served_name"])
         self._plan_filename = str(request.target.plan_filename)
+        if f'"{self._plan_filename}"' not in (folder / "config.pbtxt").read_text(encoding="utf-8"):
+            raise UsageError(
+                f"{folder / 'config.pbtxt'} does not name {self._plan_filename}, and no server would take the plan: "
+                f"the folder was built for GPUs of the table. Build it with --gpu auto, both stages, on this machine"
+            )
 
     def deliver(self, engine: PlanEngine, progress: Progress) -> Built:
         live = self._repository.path / self._name

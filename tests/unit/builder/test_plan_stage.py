@@ -205,3 +205,26 @@ def test_the_gpu_of_the_target_is_the_one_that_is_used(
     _run(request_for_t4, OnnxEngine(), both)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-t4"
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+
+
+def test_a_plan_that_no_server_would_take_is_not_built(request_for_t4: PlanRequest) -> None:
+    """A GPU beyond the table (--gpu auto) is named in the configuration only if the folder was built for it."""
+    other = dataclasses.replace(T4, name="sm89", title="NVIDIA L4", compute_capability="8.9")
+    host = dataclasses.replace(_T4_HOST, gpus=(Gpu(0, "GPU-l4", "NVIDIA L4", "8.9", "580.95.05", 23034),))
+    engine = OnnxEngine()
+    with pytest.raises(UsageError, match=r"does not name sm89\.plan"):
+        _run(dataclasses.replace(request_for_t4, target=other), engine, host)
+    assert engine.jobs == []
+
+
+def test_a_gpu_beyond_the_table_is_served_its_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Built for it in both stages, its plan stands in the configuration beside those of the table."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "chosen by the user")
+    other = dataclasses.replace(T4, name="sm89", title="NVIDIA L4", compute_capability="8.9")
+    host = dataclasses.replace(_T4_HOST, gpus=(Gpu(0, "GPU-l4", "NVIDIA L4", "8.9", "580.95.05", 23034),))
+    build(BuildOptions((_SPEC,), other, ("fp32",), tmp_path / "models", weights="seeded"), Progress(is_quiet=True))
+    request = PlanRequest(other, tmp_path / "models", PlanOptions(), cache_dir=tmp_path / "cache")
+    (built,) = _run(request, OnnxEngine(), host)[0]
+    assert has_plan(built.folder, "sm89.plan")
+    config = (built.folder / "config.pbtxt").read_text()
+    assert all(f'"sm{number}.plan"' in config for number in (70, 75, 89))
