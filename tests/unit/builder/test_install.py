@@ -140,3 +140,12 @@ def test_a_record_of_another_graph_is_a_problem(tmp_path: Path) -> None:
     assert problems_of(folder) == [f"{_NAME}/1/sm75.plan was built from another model.onnx than the one beside it"]
     (folder / "1" / "sm75.json").write_text(json.dumps(record | {"profiles": [1, 4, 8]}))
     assert problems_of(folder) == [f"{_NAME}/1/sm75.plan has profiles [1, 4, 8], the folder's are [8]"]
+
+
+def test_what_was_staged_before_never_replaces_what_is_installed_now(repository: Repository, tmp_path: Path) -> None:
+    """A folder that waits for a plan is older than the one installed: a later plan stage must not bring it back."""
+    staged = repository.awaiting_plan / _NAME
+    shutil.copytree(_folder(tmp_path / "old"), staged)
+    installed = _install(repository, _folder(tmp_path / "new", b"another graph"))
+    assert not staged.exists()
+    assert problems_of(installed.folder) == []
