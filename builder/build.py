@@ -134,7 +134,7 @@ class _ModelBuild:
             if self._is_of_these_inputs(folder, precision):
                 self._progress.line(served_name, "unchanged")
                 if folder == live:
-                    self._drop_staged(served_name)
+                    self._repository.drop_staged(served_name)
                 manifest = read_manifest(folder)
                 return Built(served_name, "unchanged", folder, manifest["release"], manifest["version"])
         return None
@@ -161,14 +161,9 @@ class _ModelBuild:
                 folder.rename(home)
                 return Built(served_name, "staged", home, release, version)
             cautions = publish_with_plans(self._repository, folder)
-        self._drop_staged(served_name)
         for caution in cautions:
             self._progress.line(served_name, caution)
         return Built(served_name, "published", self._repository.path / served_name, release, version)
-
-    def _drop_staged(self, served_name: str) -> None:
-        """What waits for a plan was asked for before: it must not replace, one day, what was asked for now."""
-        shutil.rmtree(self._repository.awaiting_plan / served_name, ignore_errors=True)
 
     @property
     def _is_staged(self) -> bool:

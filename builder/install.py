@@ -45,11 +45,6 @@ def install(repository: Repository, source: Path, plans: Mapping[str, bytes]) ->
     for name, content in plans.items():
         (folder / str(version) / name).write_bytes(content)
     cautions = publish_with_plans(repository, folder)
-    # Asked for earlier than what is served now: it must not replace that, one day. Not the source itself, whose caller
-    # has not finished with it.
-    staged = repository.awaiting_plan / served_name
-    if staged.resolve() != source.resolve():
-        shutil.rmtree(staged, ignore_errors=True)
     return Installed(served_name, repository.path / served_name, release, version, cautions)
 
 
@@ -65,6 +60,7 @@ def publish_with_plans(repository: Repository, folder: Path) -> tuple[str, ...]:
     check_whole(folder)
     if not repository.publish(folder, served_name):
         cautions.append("this file system cannot exchange folders: two renames were made")
+    repository.drop_staged(served_name)
     return tuple(cautions)
 
 

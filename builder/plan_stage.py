@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -142,7 +141,8 @@ class _FolderPlan:
         live = self._repository.path / self._name
         if has_plan(live, self._plan_filename, self._key()) and self._is_release_of(live):
             progress.line(self._name, f"{self._plan_filename} unchanged")
-            self._drop_staged()
+            if self._folder.parent == self._repository.awaiting_plan:
+                self._repository.drop_staged(self._name)
             return Built(self._name, "unchanged", live, self._manifest["release"], read_manifest(live)["version"])
         job = self._job()
         with progress.step(self._name, f"build {self._plan_filename} with TensorRT {self._toolchain.tensorrt}"):
@@ -152,7 +152,6 @@ class _FolderPlan:
         with progress.step(self._name, "publish"):
             files = plan_files(self._plan_filename, plan.data, plan.layers, self._facts(plan, verdict))
             installed = install(self._repository, self._folder, files)
-            self._drop_staged()
         for caution in installed.cautions:
             progress.line(self._name, caution)
         return Built(self._name, "published", installed.folder, installed.release, installed.version)
@@ -232,7 +231,3 @@ class _FolderPlan:
 
     def _is_release_of(self, live: Path) -> bool:
         return bool(read_manifest(live)["release"] == self._manifest["release"])
-
-    def _drop_staged(self) -> None:
-        if self._folder.parent == self._repository.awaiting_plan:
-            shutil.rmtree(self._folder)

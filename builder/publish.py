@@ -81,6 +81,10 @@ class Repository:
         folder.mkdir()
         return folder
 
+    def drop_staged(self, served_name: str) -> None:
+        """What waits for a plan was asked for before: it must not replace, one day, what was asked for since."""
+        shutil.rmtree(self.awaiting_plan / served_name, ignore_errors=True)
+
     def version_for(self, served_name: str, release: str) -> int:
         """The number of `release`: its own where it is served already, else that of all releases so far plus one.
 
