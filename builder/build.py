@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -18,9 +19,10 @@ from builder.hashing import canonical_json, sha256_of_bytes, sha256_of_file, sha
 from builder.install import publish_with_plans
 from builder.labels import labels_for
 from builder.manifest import problems_of, read_manifest
+from builder.plan_record import FolderFacts, folder_facts, whole_plans_beyond
 from builder.profiles import DEFAULT_PROFILE_SIZES
 from builder.progress import Progress
-from builder.publish import Repository
+from builder.publish import Repository, remove_tree
 from builder.targets import GPU_TARGETS, Target
 from builder.weight_source import WeightSource, weight_source
 
@@ -79,7 +81,7 @@ def build(options: BuildOptions, progress: Progress) -> list[Built]:
     with repository.locked():
         for kept in repository.staging.glob("work-*"):
             if not kept.name.startswith(_work_prefix()):
-                shutil.rmtree(kept)  # of another builder: nothing in it will be asked for again
+                remove_tree(kept)  # of another builder: nothing in it will be asked for again
         for spec in options.specs:
             built += _ModelBuild(spec, options, repository, progress).run()
     return built
@@ -111,6 +113,8 @@ class _ModelBuild:
             labels = labels_for(stage.classes, self._options.labels)  # before minutes are spent on an export
             for precision in missing:
                 checked = stage.checked(precision)
+                facts = FolderFacts(sha256_of_bytes(checked.data), self._options.profile_sizes)
+                extra_plans = self._extra_plans(precision, facts)
                 contents = Contents(
                     spec=self._spec.with_classes(checked.classes),
                     precision=precision,
@@ -118,9 +122,9 @@ class _ModelBuild:
                     onnx=checked.data,
                     reference=checked.reference,
                     instances=self._options.instances,
-                    provenance=self._provenance(precision) | checked.record,
+                    provenance=self._provenance(precision, extra_plans) | checked.record,
                     profile_sizes=self._options.profile_sizes,
-                    extra_plans=self._options.extra_plans,
+                    extra_plans=extra_plans,
                 )
                 built[precision] = self._deliver(contents)
             shutil.rmtree(work)
@@ -144,7 +148,21 @@ class _ModelBuild:
             manifest = read_manifest(folder)
         except RepositoryDamaged:
             return False
-        return manifest.get("build_key") == self._key(precision) and not problems_of(folder)
+        key = self._key(precision, self._extra_plans(precision, folder_facts(manifest)))
+        return manifest.get("build_key") == key and not problems_of(folder)
+
+    def _extra_plans(self, precision: str, facts: FolderFacts) -> dict[str, str]:
+        """Plans of GPUs beyond the table for a folder of these facts, by compute capability.
+
+        Those asked for, and those that are served and will be carried into the folder: it must name them, or a build
+        for a GPU of the table would take the model from a GPU that `--gpu auto` was run on.
+        """
+        live = self._repository.path / self._spec.served_name(precision)
+        listed = {row.compute_capability for row in GPU_TARGETS}
+        served: dict[str, str] = {}
+        for version_directory in sorted(live.glob("[1-9]*")):
+            served |= whole_plans_beyond(listed, version_directory, facts)
+        return dict(sorted((served | self._options.extra_plans).items()))
 
     def _deliver(self, contents: Contents) -> Built:
         """Assemble the folder; publish it, or for a GPU target keep it where its plan will be added."""
@@ -156,7 +174,7 @@ class _ModelBuild:
             assemble_folder(folder, contents, release, version)
             if self._is_staged:
                 home = self._repository.awaiting_plan / served_name
-                shutil.rmtree(home, ignore_errors=True)
+                self._repository.drop_staged(served_name)
                 home.parent.mkdir(exist_ok=True)
                 folder.rename(home)
                 return Built(served_name, "staged", home, release, version)
@@ -169,15 +187,15 @@ class _ModelBuild:
     def _is_staged(self) -> bool:
         return self._options.target.plan_filename is not None
 
-    def _provenance(self, precision: str) -> dict[str, object]:
+    def _provenance(self, precision: str, extra_plans: Mapping[str, str]) -> dict[str, object]:
         return {
-            "build_key": self._key(precision),
+            "build_key": self._key(precision, extra_plans),
             "weights": self._source.as_dict(),
             "code_sha256": _code_sha256(),
             "toolchain": _toolchain(),
         }
 
-    def _key(self, precision: str | None = None) -> str:
+    def _key(self, precision: str | None = None, extra_plans: Mapping[str, str] | None = None) -> str:
         """Hash of every input; without a precision, of those that decide the exported graph."""
         inputs: dict[str, object] = {
             "model": [self._spec.name, self._spec.input_size, self._spec.resize_short],
@@ -191,7 +209,7 @@ class _ModelBuild:
                 "precision": precision,
                 "instances": self._options.instances,
                 "profiles": self._options.profile_sizes,
-                "extra_plans": self._options.extra_plans,
+                "extra_plans": extra_plans,
                 "labels": sha256_of_bytes(labels.read_bytes()) if labels and labels.is_file() else str(labels),
             }
         return sha256_of_text(canonical_json(inputs))

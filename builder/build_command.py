@@ -10,18 +10,12 @@ from pathlib import Path
 from builder.build import BuildOptions, Built, build
 from builder.catalog import MODELS, ModelSpec, spec_from_name
 from builder.errors import IncompleteBuild, UsageError
-from builder.gpu_build import (
-    AUTO,
-    build_both_stages,
-    build_onnx_stage,
-    build_plan_stage,
-    explain,
-    target_from_option,
-)
+from builder.explain import explained_build, explained_plans, told_lines
+from builder.gpu_build import build_both_stages, build_onnx_stage, build_plan_stage, target_from_option
 from builder.plan_stage import PlanRequest
 from builder.profiles import sizes_from_option
 from builder.progress import Progress
-from builder.targets import TARGETS, Target, precisions_from_option
+from builder.targets import AUTO, TARGETS, Target, precisions_from_option
 from builder.tensorrt_plan import PlanOptions
 
 _EXAMPLES = """examples:
@@ -39,7 +33,10 @@ _EXAMPLES = """examples:
 _PLAN_DEFAULTS = PlanOptions()
 # Options of one stage only, by their names in the parsed arguments.
 _ONNX_ONLY = ("weights", "seed", "labels", "input_size", "instances", "profiles", "lock_file")
-_GPU_ONLY = ("stage", "source", "explain", "builder_optimization_level", "workspace_mib", "tf32", "weak_fp16")
+_GPU_ONLY = (
+    "stage", "source", "explain", "builder_optimization_level", "workspace_mib", "tf32", "weak_fp16",
+    "tensorrt_of_this_host",
+)  # fmt: skip
 
 
 def add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser], exit_codes: str) -> None:
@@ -51,7 +48,10 @@ def add_build(commands: argparse._SubParsersAction[argparse.ArgumentParser], exi
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--gpu", required=True, choices=[*sorted(TARGETS), AUTO], help="the kind of machine that will serve"
+        "--gpu",
+        required=True,
+        choices=[*sorted(TARGETS), AUTO],
+        help="the kind of machine that will serve; auto: the GPU of this one, in the table or not",
     )
     parser.add_argument(
         "--model", action="append", metavar="NAME", help="a model of the list, repeatable (default: all eight)"
@@ -122,7 +122,10 @@ def _add_plan_options(group: argparse._ArgumentGroup) -> None:
         help="with --stage plan: a directory of model folders that were copied here",
     )
     group.add_argument(
-        "--explain", action="store_true", help="build nothing; print the trtexec line that builds an equal plan"
+        "--explain",
+        action="store_true",
+        help="build nothing; print the trtexec line that builds an equal plan: of what this command would build, or "
+        "with --stage plan of the folders that are there",
     )
     group.add_argument(
         "--builder-optimization-level",
@@ -147,6 +150,12 @@ def _add_plan_options(group: argparse._ArgumentGroup) -> None:
         action="store_true",
         help="let TensorRT choose FP32 for layers of an FP16 plan; to compare with, and for TensorRT below 11 only",
     )
+    group.add_argument(
+        "--tensorrt-of-this-host",
+        action="store_true",
+        help="build with the TensorRT that is here although the GPU's image has another; only a Triton with the same "
+        "one loads the plan",
+    )
 
 
 def _build(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
@@ -154,17 +163,27 @@ def _build(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     target = target_from_option(options.gpu)
     progress = Progress(is_quiet=options.quiet)
     request = _plan_request(options, target)
-    if options.stage == "plan" and not options.explain:
+    if options.explain:
+        return _explain(options, request)
+    if options.stage == "plan":
         return _told(lambda: build_plan_stage(request, progress), as_json=options.json)
     asked = _build_options(options, target)
-    if options.explain:
-        for line in explain(asked, request):
-            print(line)
-        return 0
     if target.plan_filename is None:
         return _told(lambda: build(asked, progress), as_json=options.json)
     stages = build_onnx_stage if options.stage == "onnx" else build_both_stages
     return _told(lambda: stages(asked, request, progress), as_json=options.json)
+
+
+def _explain(options: argparse.Namespace, request: PlanRequest) -> int:
+    if options.stage == "plan":
+        explained = explained_plans(request)
+    else:
+        explained = explained_build(_build_options(options, request.target), request)
+    if options.json:
+        print(json.dumps([plan.as_dict() for plan in explained], indent=2))
+    else:
+        print("\n".join(told_lines(explained, request)))
+    return 0
 
 
 def _told(work: Callable[[], Sequence[Built]], *, as_json: bool) -> int:
@@ -194,6 +213,9 @@ def _check_together(options: argparse.Namespace, parser: argparse.ArgumentParser
         _refuse(
             _given(options, parser, set(_GPU_ONLY) - {"stage", "explain", "source"}), "goes with --stage plan, later"
         )
+    for is_given, option, precision in ((options.tf32, "--tf32", "fp32"), (options.weak_fp16, "--weak-fp16", "fp16")):
+        if is_given and options.precision and precision not in options.precision:
+            raise UsageError(f"{option} is about {precision} plans: --precision {options.precision} builds none")
     if options.source is not None and not options.source.is_dir():
         raise UsageError(f"--from {options.source}: no such directory; expected one that holds model folders")
     if options.instances < 1:
@@ -232,6 +254,7 @@ def _plan_request(options: argparse.Namespace, target: Target) -> PlanRequest:
         source=options.source,
         architectures=names or None,
         precisions=precisions_from_option(options.precision, target) if options.precision else None,
+        is_other_tensorrt_allowed=options.tensorrt_of_this_host,
     )
 
 

@@ -65,7 +65,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return BuilderError.exit_code
     except KeyboardInterrupt:
-        print("builder: interrupted; the repository is as it was, run the same command to go on", file=sys.stderr)
+        print(
+            "builder: interrupted; each model of the repository is either as it was or whole and new, run the same "
+            "command to go on",
+            file=sys.stderr,
+        )
         return 130
     return code
 
@@ -141,14 +145,17 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _publish(options: argparse.Namespace) -> int:
-    from builder.install import install
+    from builder.install import install, model_folders
     from builder.publish import Repository
 
+    folders, skipped = model_folders(options.folder)
+    for path in skipped:
+        print(f"builder: {path} is skipped: it is no model", file=sys.stderr)
     repository = Repository(options.repository)
     installed = []
     try:
         with repository.locked():
-            for folder in options.folder:
+            for folder in folders:
                 installed.append(install(repository, folder, {}))
     finally:  # those before a refused one are published
         if options.json:

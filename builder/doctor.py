@@ -11,9 +11,10 @@ from typing import Any
 
 from builder.publish import Repository
 from builder.targets import TARGETS, Target
-from builder.toolchain import Toolchain, cautions, found_toolchain, gpu_for, refusals
+from builder.toolchain import Toolchain, cautions, found_toolchain, gpu_for, refusals, target_from_gpu
 
 _WIDTH = 118
+_DEFAULT_REPOSITORY = Path("model_repository")
 
 
 def diagnosis(repository: Path) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def diagnosis(repository: Path) -> dict[str, Any]:
     return {
         "here": asdict(toolchain),
         "awaiting_plan": {"directory": str(awaiting), "folders": waiting},
-        "targets": [_target(target, toolchain, repository) for target in TARGETS.values()],
+        "targets": [_target(target, toolchain, repository, is_waiting=bool(waiting)) for target in _targets(toolchain)],
     }
 
 
@@ -51,7 +52,8 @@ def print_diagnosis(seen: dict[str, Any]) -> None:
         print(f"\n{target['name']} - {target['title']}")
         needs = target["needs"]
         if target["compute_capability"]:
-            _row("needs", f"compute capability {target['compute_capability']}, driver {needs['driver']}")
+            driver = f", driver {needs['driver']}" if needs["driver"] else ""
+            _row("needs", f"compute capability {target['compute_capability']}{driver}")
             _row("", f"{needs['image']}: TensorRT {needs['tensorrt']}, Python {needs['python']}")
             _row("why", needs["why"])
             _row("plans here", "yes" if target["can_build_here"] else "no")
@@ -70,9 +72,17 @@ def _row(label: str, text: str) -> None:
         print(f"  {'' if number else label:<12}{line}")
 
 
-def _target(target: Target, toolchain: Toolchain, repository: Path) -> dict[str, Any]:
+def _targets(toolchain: Toolchain) -> list[Target]:
+    """The rows of the table, and the one that `--gpu auto` makes of a GPU that is not in it."""
+    rows = list(TARGETS.values())
+    if toolchain.gpus and not (made := target_from_gpu(toolchain)).is_listed:
+        rows.append(made)
+    return rows
+
+
+def _target(target: Target, toolchain: Toolchain, repository: Path, *, is_waiting: bool) -> dict[str, Any]:
     refused = refusals(target, toolchain) if target.compute_capability else []
-    is_elsewhere = bool(refused) and gpu_for(target, toolchain) is None
+    command, then = _next(target, toolchain, repository, can_build_here=not refused, is_waiting=is_waiting)
     return {
         "name": target.name,
         "title": target.title,
@@ -88,8 +98,8 @@ def _target(target: Target, toolchain: Toolchain, repository: Path) -> dict[str,
         "can_build_here": not refused,
         "refusals": [refusal.message for refusal in refused],
         "cautions": cautions(target, toolchain),
-        "command": _command(target, toolchain, repository, can_build_here=not refused),
-        "then": f"the plan, on an {target.title}: docs/gpu.md" if is_elsewhere else "",
+        "command": command,
+        "then": then,
     }
 
 
@@ -101,18 +111,28 @@ def _driver(target: Target) -> str | None:
     return f"branch {target.driver_branch} to {target.driver_branch_last}"
 
 
-def _command(target: Target, toolchain: Toolchain, repository: Path, *, can_build_here: bool) -> str:
-    """The one thing to do next, on this machine."""
-    build = ["python", "-m", "builder", "build", "--gpu", target.name]
-    place = [] if repository == Path("model_repository") else ["--repository", str(repository)]
+def _next(
+    target: Target, toolchain: Toolchain, repository: Path, *, can_build_here: bool, is_waiting: bool
+) -> tuple[str, str]:
+    """The one thing to do now, on this machine; and what is left for another place, or nothing."""
+    build = ["python", "-m", "builder", "build", "--gpu", target.option]
+    place = [] if repository == _DEFAULT_REPOSITORY else ["--repository", str(repository)]
+    both, onnx, plan = (
+        shlex.join([*build, *stage, *place]) for stage in ([], ["--stage", "onnx"], ["--stage", "plan"])
+    )
     if target.compute_capability is None:
-        return shlex.join([*build, *place])
+        return both, ""
+    if gpu_for(target, toolchain) is None:
+        return onnx, f"the plan, on {target.a_title}: docs/gpu.md"
     if not _is_host_right(target, toolchain):
-        return shlex.join([*build, "--stage", "onnx", *place])
-    if not can_build_here:  # what is wrong or missing is TensorRT or Polygraphy: the image brings its own
-        return f"docker compose run --rm build-{target.name}"
-    stage = [] if importlib.util.find_spec("torch") else ["--stage", "plan"]
-    return shlex.join([*build, *stage, *place])
+        return onnx, ""
+    if can_build_here:
+        return plan if is_waiting or importlib.util.find_spec("torch") is None else both, ""
+    # What is wrong or missing is TensorRT or Polygraphy: the image brings its own. Its service has a fixed command.
+    if target.is_listed and not place:
+        return f"docker compose run --rm build-{target.name}", ""
+    left = "nothing, but run this" if is_waiting else "the plan,"
+    return plan if is_waiting else onnx, f"{left} in {target.tensorrt_image}: docs/gpu.md"
 
 
 def _is_host_right(target: Target, toolchain: Toolchain) -> bool:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from builder.build import BuildOptions, Built, build
 from builder.errors import IncompleteBuild
-from builder.manifest import has_plan, manifest_path
-from builder.plan_stage import PlanRequest, build_plans, folders_for, timing_cache
-from builder.profiles import profiles_from_sizes
+from builder.manifest import has_plan
+from builder.plan_stage import PlanRequest, build_plans, folders_for
 from builder.progress import Progress
-from builder.publish import Repository
-from builder.targets import TARGETS, Target
-from builder.tensorrt_plan import PlanJob, PlanOptions
+from builder.targets import AUTO, TARGETS, Target
+from builder.tensorrt_plan import PlanOptions
 from builder.toolchain import Refusal, Toolchain, cautions, found_toolchain, refusals, target_from_gpu
-from builder.trtexec import trtexec_line
-
-AUTO = "auto"
 
 
 def target_from_option(name: str) -> Target:
@@ -49,8 +44,7 @@ def build_plan_stage(request: PlanRequest, progress: Progress) -> list[Built]:
         raise IncompleteBuild(
             f"{_sentences(refused)} Nothing was begun and nothing is lost. {_where_to_go(request.target)}"
         )
-    _caution(request, toolchain, progress)
-    return build_plans(folders_for(request), request, toolchain, progress)
+    return _plans(folders_for(request), request, toolchain, progress)
 
 
 def build_both_stages(options: BuildOptions, request: PlanRequest, progress: Progress) -> list[Built]:
@@ -75,42 +69,24 @@ def build_both_stages(options: BuildOptions, request: PlanRequest, progress: Pro
         )
     if refused:
         return built  # every plan is there already, built elsewhere
-    _caution(request, toolchain, progress)
-    return build_plans([result.folder for result in built], request, toolchain, progress)
-
-
-def explain(options: BuildOptions, request: PlanRequest) -> Iterator[str]:
-    """`--explain`: one paragraph a model, ending with the trtexec line that builds an equivalent plan."""
-    target = request.target
-    tensorrt = found_toolchain().tensorrt or str(target.tensorrt)
-    repository = Repository(request.repository)
-    for spec in options.specs:
-        for precision in options.precisions:
-            served_name = spec.served_name(precision)
-            places = (repository.awaiting_plan, repository.path)
-            there = (path for place in places if (path := manifest_path(place / served_name)))
-            version = next(there, repository.awaiting_plan / served_name / "1" / "manifest.json").parent
-            job = PlanJob(
-                onnx=version / "model.onnx",
-                precision=precision,
-                input_size=spec.input_size,
-                profiles=profiles_from_sizes(options.profile_sizes),
-                options=request.options,
-                timing_cache=timing_cache(request, tensorrt),
-            )
-            plan = version / str(target.plan_filename)
-            typing = "weakly typed, FP16 allowed" if request.options.is_weakly_typed else "strongly typed"
-            yield f"# {served_name}: {target.plan_filename} on an {target.title}, TensorRT {tensorrt}, {typing}"
-            yield trtexec_line(job, plan=plan, tensorrt=tensorrt)
+    return _plans([result.folder for result in built], request, toolchain, progress)
 
 
 def _refusals(request: PlanRequest, toolchain: Toolchain) -> list[Refusal]:
-    return refusals(request.target, toolchain, is_weakly_typed=request.options.is_weakly_typed)
+    return refusals(
+        request.target,
+        toolchain,
+        is_weakly_typed=request.options.is_weakly_typed,
+        is_other_tensorrt_allowed=request.is_other_tensorrt_allowed,
+    )
 
 
-def _caution(request: PlanRequest, toolchain: Toolchain, progress: Progress) -> None:
-    for caution in cautions(request.target, toolchain):
+def _plans(folders: Sequence[Path], request: PlanRequest, toolchain: Toolchain, progress: Progress) -> list[Built]:
+    """Build them where nothing is refused, with what should be known said before."""
+    told = cautions(request.target, toolchain, is_other_tensorrt_allowed=request.is_other_tensorrt_allowed)
+    for caution in told:
         progress.line("caution", caution)
+    return build_plans(folders, request, toolchain, progress)
 
 
 def _without_plan(built: Sequence[Built], target: Target) -> list[Built]:
@@ -126,21 +102,29 @@ def _step_left(request: PlanRequest, waiting: Sequence[Built]) -> str:
     homes = sorted({str(result.folder.parent) for result in waiting})
     return (
         f"Everything before the TensorRT plan is done and kept in {' and '.join(homes)} "
-        f"({', '.join(result.served_name for result in waiting)}). {target.plan_filename} must be built on an "
-        f"{target.title} (compute capability {target.compute_capability}) with TensorRT {target.tensorrt}. "
-        f"The step left, on such a host: {shlex.join(['python', '-m', 'builder', 'build', *plan_arguments(request)])} "
-        f"(or docker compose run --rm build-{target.name}); to do it on another machine, copy {' and '.join(homes)} "
+        f"({', '.join(result.served_name for result in waiting)}). {target.plan_filename} must be built on "
+        f"{target.a_title} (compute capability {target.compute_capability}) with TensorRT {target.tensorrt}. "
+        f"The step left, on such a host: {shlex.join(['python', '-m', 'builder', 'build', *plan_arguments(request)])}"
+        f"{_or_compose(request)}; to do it on another machine, copy {' and '.join(homes)} "
         "there and add --from DIR"
     )
 
 
+def _or_compose(request: PlanRequest) -> str:
+    """The service that does the same: it has a fixed command, for the rows of the table with nothing but defaults."""
+    plain = PlanRequest(request.target, Path("model_repository"), PlanOptions())
+    if not request.target.is_listed or plan_arguments(request) != plan_arguments(plain):
+        return ""
+    return f" (or docker compose run --rm build-{request.target.name})"
+
+
 def _where_to_go(target: Target) -> str:
-    return f"`python -m builder doctor` shows what {target.name} needs."
+    return f"`python -m builder doctor` shows what --gpu {target.option} needs."
 
 
 def plan_arguments(request: PlanRequest) -> list[str]:
     """The command line of `python -m builder build` that asks for the same plans."""
-    given = ["--gpu", request.target.name, "--stage", "plan"]
+    given = ["--gpu", request.target.option, "--stage", "plan"]
     for name in request.architectures or ():
         given += ["--model", name]
     if request.precisions:
@@ -155,4 +139,5 @@ def plan_arguments(request: PlanRequest) -> list[str]:
         given += ["--workspace-mib", str(options.workspace_mib)]
     given += ["--tf32"] if options.is_tf32_allowed else []
     given += ["--weak-fp16"] if options.is_weakly_typed else []
+    given += ["--tensorrt-of-this-host"] if request.is_other_tensorrt_allowed else []
     return given

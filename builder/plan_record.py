@@ -6,7 +6,8 @@ A plan is no part of the release and not in `manifest.json`: a second GPU's plan
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from builder.hashing import sha256_of_bytes, sha256_of_file, sha256_of_text
 
 FORMAT = 1
-_PLANS = "sm*.plan"
+_PLAN_FILE = re.compile(r"(sm[0-9]+)(\.plan|\.json|\.layers\.json)")
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,32 @@ def names_of(plan_filename: str) -> tuple[str, str, str]:
     return plan_filename, f"{stem}.json", f"{stem}.layers.json"
 
 
-def plans_in(version_directory: Path) -> dict[str, list[Path]]:
-    """Plan name -> those of its three files that are there."""
+def plans_in(version_directory: Path) -> list[str]:
+    """Names of the plans of which any of the three files is there, whole or not."""
+    found = (_PLAN_FILE.fullmatch(path.name) for path in version_directory.glob("sm*"))
+    return sorted({f"{match[1]}.plan" for match in found if match})
+
+
+def whole_plans_in(version_directory: Path, belongs_to: FolderFacts) -> dict[str, list[Path]]:
+    """Plan name -> its three files, for each plan that is as its record says and made for a folder of these facts."""
     return {
-        plan.name: [path for name in names_of(plan.name) if (path := version_directory / name).is_file()]
-        for plan in sorted(version_directory.glob(_PLANS))
+        plan: [version_directory / name for name in names_of(plan)]
+        for plan in plans_in(version_directory)
+        if is_whole_plan(version_directory, plan, belongs_to)
     }
+
+
+def whole_plans_beyond(
+    listed: Collection[str | None], version_directory: Path, belongs_to: FolderFacts
+) -> dict[str, str]:
+    """Compute capability -> name of each whole plan that is for a GPU of none of the `listed` capabilities."""
+    found = {}
+    for plan in plans_in(version_directory):
+        capability = (read_record(version_directory, plan) or {}).get("compute_capability")
+        is_told = isinstance(capability, str) and f"sm{capability.replace('.', '')}.plan" == plan
+        if is_told and capability not in listed and is_whole_plan(version_directory, plan, belongs_to):
+            found[str(capability)] = plan
+    return found
 
 
 def read_record(version_directory: Path, plan_filename: str) -> dict[str, Any] | None:
@@ -76,19 +97,40 @@ def is_whole_plan(version_directory: Path, plan_filename: str, belongs_to: Folde
     return not list(_problems(version_directory, plan_filename, belongs_to))
 
 
+def is_damaged_plan(version_directory: Path, plan_filename: str) -> bool:
+    """Whether the plan is not as its record says, whatever folder it was made for."""
+    return bool(list(_damages(version_directory, plan_filename)))
+
+
 def plan_problems(version_directory: Path, belongs_to: FolderFacts) -> tuple[set[str], list[str]]:
     """Names of all files that belong to plans, and what is wrong with them."""
     belonging: set[str] = set()
     problems: list[str] = []
-    for plan in sorted(version_directory.glob(_PLANS)):
-        belonging |= set(names_of(plan.name))
-        problems += _problems(version_directory, plan.name, belongs_to)
+    for plan in plans_in(version_directory):
+        belonging |= set(names_of(plan))
+        problems += _problems(version_directory, plan, belongs_to)
     return belonging, problems
 
 
 def _problems(version_directory: Path, plan_filename: str, belongs_to: FolderFacts) -> Iterator[str]:
-    where = f"{version_directory.parent.name}/{version_directory.name}"
+    yield from _damages(version_directory, plan_filename)
+    record = read_record(version_directory, plan_filename)
+    if record is None:
+        return
+    plan = f"{_where(version_directory)}/{plan_filename}"
+    if record.get("onnx_sha256") != belongs_to.onnx_sha256:
+        yield f"{plan} was built from another model.onnx than the one beside it"
+    if record.get("profiles") != list(belongs_to.profiles):
+        yield f"{plan} has profiles {record.get('profiles')}, the folder's are {list(belongs_to.profiles)}"
+
+
+def _damages(version_directory: Path, plan_filename: str) -> Iterator[str]:
+    where = _where(version_directory)
     plan, described, listed = names_of(plan_filename)
+    if not (version_directory / plan).exists():
+        left = [name for name in (described, listed) if (version_directory / name).exists()]
+        yield f"{where}/{plan} is missing, and {' and '.join(left) or 'a link to nowhere'} is left of it"
+        return
     record = read_record(version_directory, plan)
     if record is None:
         yield f"{where}/{plan} has no readable record {described}"
@@ -96,10 +138,10 @@ def _problems(version_directory: Path, plan_filename: str, belongs_to: FolderFac
     for name, key in ((plan, "sha256"), (listed, "layers_sha256")):
         if _sha256_of_regular_file(version_directory / name) != record.get(key):
             yield f"{where}/{name} differs from its record {described}"
-    if record.get("onnx_sha256") != belongs_to.onnx_sha256:
-        yield f"{where}/{plan} was built from another model.onnx than the one beside it"
-    if record.get("profiles") != list(belongs_to.profiles):
-        yield f"{where}/{plan} has profiles {record.get('profiles')}, the folder's are {list(belongs_to.profiles)}"
+
+
+def _where(version_directory: Path) -> str:
+    return f"{version_directory.parent.name}/{version_directory.name}"
 
 
 def _sha256_of_regular_file(path: Path) -> str:

@@ -20,6 +20,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,6 +33,8 @@ _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 _LOCK_NAME = ".lock"
 _NEW, _SWAP, _ASIDE = "new-", "swap-", "aside-"
+# What may lie beside the model folders: the text that explains the directory.
+NOT_MODELS = frozenset({"README.md"})
 
 
 class Repository:
@@ -70,8 +73,9 @@ class Repository:
                 self._recover()
             except OSError as error:
                 raise PublishConflict(
-                    f"what a dead builder left in {self.staging} cannot be put right: {error}. {self.path} must be "
-                    "writable, and so must the staging folder"
+                    f"what a dead builder left in {self.staging} cannot be put right: {error}. Everything in there, "
+                    f"{self.path} and {self.releases} must be writable for who runs this: give them to that user "
+                    "(`chown -R`), and run this again. Remove nothing by hand: a served release may lie there"
                 ) from error
             yield
 
@@ -83,7 +87,13 @@ class Repository:
 
     def drop_staged(self, served_name: str) -> None:
         """What waits for a plan was asked for before: it must not replace, one day, what was asked for since."""
-        shutil.rmtree(self.awaiting_plan / served_name, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            remove_tree(self.awaiting_plan / served_name)
+
+    def serves(self, folder: Path) -> bool:
+        """Whether this model folder is the served one itself, no copy of it."""
+        manifest = _manifest_or_none(folder)
+        return manifest is not None and folder.resolve() == self.path / manifest["served_name"]
 
     def version_for(self, served_name: str, release: str) -> int:
         """The number of `release`: its own where it is served already, else that of all releases so far plus one.
@@ -154,14 +164,14 @@ class Repository:
         kept = self.releases / f"{live.name}@{manifest['version']}-{manifest['release']}"
         is_serving = served is not None and served["release"] == manifest["release"]
         if is_serving or kept.exists():
-            shutil.rmtree(old)
+            remove_tree(old)
         else:
             old.rename(kept)
 
     def _recover(self) -> None:
         """Undo or finish what a dead publisher began: no folder that was served may get lost."""
         for unfinished in self.staging.glob(f"{_NEW}*"):
-            shutil.rmtree(unfinished)
+            remove_tree(unfinished)
         for aside in self.staging.glob(f"{_ASIDE}*@*"):
             live = self._live_of(aside)
             if live.exists():
@@ -171,12 +181,27 @@ class Repository:
         for swap in self.staging.glob(f"{_SWAP}*@*"):
             live = self._live_of(swap)
             if live.exists() and _is_newer(swap, live):
-                shutil.rmtree(swap)  # died before the exchange
+                remove_tree(swap)  # died before the exchange
             else:
                 self._retire(swap, live)  # died after it
 
     def _live_of(self, left_over: Path) -> Path:
         return self.path / left_over.name.partition("@")[2]
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a directory and all in it, also where directories came read-only, as copies of read-only ones do."""
+    _make_writable(folder)
+    for parent, names, _ in os.walk(folder):  # enters a directory after it was made readable here
+        for name in names:
+            _make_writable(Path(parent, name))
+    shutil.rmtree(folder)
+
+
+def _make_writable(directory: Path) -> None:
+    mode = directory.lstat().st_mode
+    if stat.S_ISDIR(mode) and mode & stat.S_IRWXU != stat.S_IRWXU:
+        directory.chmod(stat.S_IMODE(mode) | stat.S_IRWXU)
 
 
 def _manifest_or_none(folder: Path) -> dict[str, Any] | None:
@@ -205,11 +230,12 @@ def _exchange(one: Path, other: Path) -> Path:
         if code not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
             raise OSError(code, os.strerror(code), str(other))
     aside = one.with_name(one.name.replace(_SWAP, _ASIDE, 1))
-    other.rename(aside)
     try:
+        other.rename(aside)
         one.rename(other)
-    except OSError:
-        aside.rename(other)
+    except BaseException:  # Ctrl-C too: no moment without the model shall last
+        if not other.exists():
+            aside.rename(other)
         raise
     return aside
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from builder.errors import UsageError
 
 PRECISIONS = ("fp32", "fp16")
+AUTO = "auto"  # --gpu auto: the row of the GPU that is here, or one made from it
 _REGISTRY = "nvcr.io/nvidia"
+_SPOKEN_WITH_A_VOWEL = ("NVIDIA", "A", "E", "I", "O")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,21 @@ class Target:
     driver_branch_last: int | None = None
     python: str | None = None
     why: str = ""
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether this is a row of the table, with a name that `--gpu` takes and services in docker-compose.yml."""
+        return self.name in TARGETS
+
+    @property
+    def option(self) -> str:
+        """What `--gpu` is given to mean this row."""
+        return self.name if self.is_listed else AUTO
+
+    @property
+    def a_title(self) -> str:
+        """The title with its article: an NVIDIA T4, a Quadro RTX 6000."""
+        return f"{'an' if self.title.startswith(_SPOKEN_WITH_A_VOWEL) else 'a'} {self.title}"
 
     @property
     def plan_filename(self) -> str | None:

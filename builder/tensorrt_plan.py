@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import IncompleteBuild, PlanFailed
-from builder.hashing import sha256_of_file
+from builder.hashing import sha256_of_bytes
 from builder.onnx_graph import INPUT, OUTPUT
 from builder.profiles import BatchProfile
 from builder.targets import STRONGLY_TYPED_FROM, version_key
@@ -71,12 +70,17 @@ class PlanJob:
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialized plan; `layers` is the engine inspector's JSON text at the optimum of the first profile."""
+    """A serialized plan; `layers` is the engine inspector's JSON text at the optimum of the first profile.
+
+    `timing_cache_sha256` is None where the cache could not be saved, which is then one of the `cautions`: lines that
+    whoever builds should read.
+    """
 
     data: bytes
     layers: str
     tensorrt: str
     timing_cache_sha256: str | None
+    cautions: tuple[str, ...] = ()
 
 
 def plan_from_onnx(job: PlanJob) -> Plan:
@@ -90,11 +94,11 @@ def plan_from_onnx(job: PlanJob) -> Plan:
     _refuse_weak_typing(job.options, tensorrt.__version__)
     _check_place(job.timing_cache)
     with _failures_told(f"TensorRT {tensorrt.__version__} could not build a plan from {job.onnx}"):
-        data = _built(job, tensorrt)
+        data, config = _built(job, tensorrt)
+    sha256, cautions = _saved_timings(config, job.timing_cache)
     with _failures_told(f"TensorRT {tensorrt.__version__} could not load the plan it built from {job.onnx}"):
         layers = _layers(data, job, tensorrt)
-    cache = job.timing_cache
-    return Plan(data, layers, tensorrt.__version__, sha256_of_file(cache) if cache.is_file() else None)
+    return Plan(data, layers, tensorrt.__version__, sha256, cautions)
 
 
 @contextmanager
@@ -121,7 +125,8 @@ def plan_runner(plan: bytes) -> Iterator[Callable[[int, NDArray[np.uint8]], NDAr
         yield run
 
 
-def _built(job: PlanJob, tensorrt: Any) -> bytes:
+def _built(job: PlanJob, tensorrt: Any) -> tuple[bytes, Any]:
+    """The serialized plan, and the builder configuration, which holds what was measured."""
     from polygraphy.backend.trt import CreateConfig, Profile, engine_bytes_from_network, network_from_onnx_path
 
     options = job.options
@@ -129,6 +134,7 @@ def _built(job: PlanJob, tensorrt: Any) -> bytes:
         Profile().add(INPUT, job.shape(profile.minimum), job.shape(profile.optimum), job.shape(profile.maximum))
         for profile in job.profiles
     ]
+    builder, network, parser = network_from_onnx_path(str(job.onnx), strongly_typed=not options.is_weakly_typed)
     config = CreateConfig(
         profiles=profiles,
         tf32=options.is_tf32_allowed,
@@ -137,13 +143,27 @@ def _built(job: PlanJob, tensorrt: Any) -> bytes:
         builder_optimization_level=options.builder_optimization_level,
         profiling_verbosity=tensorrt.ProfilingVerbosity.DETAILED,
         load_timing_cache=str(job.timing_cache) if job.timing_cache.is_file() else None,
-    )
-    network = network_from_onnx_path(str(job.onnx), strongly_typed=not options.is_weakly_typed)
-    with warnings.catch_warnings():
-        # Polygraphy enters the serialized timing cache as a context, which TensorRT has deprecated.
-        warnings.filterwarnings("ignore", "Context managers for TensorRT types", DeprecationWarning)
-        # What is in the file by then is merged into what is saved: two builds may share it.
-        return bytes(engine_bytes_from_network(network, config, save_timing_cache=str(job.timing_cache)))
+    )(builder, network)
+    # Without Polygraphy's `save_timing_cache`: a cache that cannot be saved would take the finished plan down.
+    return bytes(engine_bytes_from_network((builder, network, parser), config)), config
+
+
+def _saved_timings(config: Any, timing_cache: Path) -> tuple[str | None, tuple[str, ...]]:
+    """SHA-256 of the file that now has this build's timings too; None and a caution where it could not be written."""
+    from polygraphy.util import LockFile
+
+    try:
+        timings = config.get_timing_cache()
+        with LockFile(str(timing_cache)):
+            if timing_cache.is_file():  # what is in it by now is kept: two builds may share it
+                timings.combine(config.create_timing_cache(timing_cache.read_bytes()), ignore_mismatch=True)
+            saved, unfinished = bytes(timings.serialize()), timing_cache.with_name(f"{timing_cache.name}.new")
+            unfinished.write_bytes(saved)
+            unfinished.replace(timing_cache)
+    except _LIBRARY_ERRORS as error:
+        told = f"the timing cache {timing_cache} could not be saved, the next build takes as long: {error}"
+        return None, (told,)
+    return sha256_of_bytes(saved), ()
 
 
 def _layers(data: bytes, job: PlanJob, tensorrt: Any) -> str:
@@ -193,16 +213,18 @@ def _refuse_weak_typing(options: PlanOptions, version: str) -> None:
 
 
 def _check_place(timing_cache: Path) -> None:
-    """Before minutes are spent: the cache is written when the plan is done, and could take it down."""
+    """Before minutes are spent whose timings could not be kept."""
     try:
         timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        is_writable = os.access(timing_cache.parent, os.W_OK)
+        is_writable = os.access(timing_cache.parent, os.W_OK) and (
+            not timing_cache.exists() or (timing_cache.is_file() and os.access(timing_cache, os.R_OK | os.W_OK))
+        )
     except OSError:
         is_writable = False
     if not is_writable:
         raise PlanFailed(
             f"the timing cache {timing_cache} cannot be written. Nothing was built. Give --cache-dir a directory that "
-            "this user may write"
+            "this user may write, or delete what stands in the cache's place"
         )
 
 

@@ -1,6 +1,6 @@
 """What this machine has, and what a target says to it. Standard library only.
 
-GPUs are what `nvidia-smi` tells of, TensorRT is what can be imported. A refusal names both sides, found and needed.
+TensorRT is what can be imported; of the GPUs, `builder.gpus` tells. A refusal names both sides, found and needed.
 """
 
 from __future__ import annotations
@@ -8,31 +8,18 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import platform
-import shutil
-import subprocess
+import re
 from dataclasses import dataclass
 
 from builder.errors import IncompleteBuild
+from builder.gpus import VISIBLE, Gpu, found_gpus
 from builder.targets import GPU_TARGETS, STRONGLY_TYPED_FROM, T4, TENSORRT_FLOOR, Target, version_key
 
-_NVIDIA_SMI_TIMEOUT_S = 20
-_FIELDS = ("index", "uuid", "name", "compute_cap", "driver_version", "memory.total")
+_MAKERS = {"nvidia", "tesla"}  # drivers of several years name one card with either, both or none
 # What an installed package may raise while its libraries load: missing ones, another NumPy's, another CUDA's.
 _IMPORT_FAILURES = (
     ImportError, OSError, AttributeError, RuntimeError, SystemError, SyntaxError, TypeError, ValueError, LookupError,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """One NVIDIA GPU, as its driver tells."""
-
-    index: int
-    uuid: str
-    name: str
-    compute_capability: str
-    driver: str
-    memory_mib: int | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +44,7 @@ class Refusal:
 def found_toolchain() -> Toolchain:
     """Look at this machine; an `nvidia-smi` or a TensorRT that does not work becomes a note, never an exception."""
     notes: list[str] = []
-    gpus = _found_gpus(notes)
+    gpus = found_gpus(notes)
     try:
         tensorrt = str(importlib.import_module("tensorrt").__version__)
     except ModuleNotFoundError as error:
@@ -71,12 +58,22 @@ def found_toolchain() -> Toolchain:
 
 
 def gpu_for(target: Target, toolchain: Toolchain) -> Gpu | None:
-    """The first GPU of the target's compute capability."""
+    """The first GPU of the target's compute capability that CUDA may show."""
     return next((gpu for gpu in toolchain.gpus if gpu.compute_capability == target.compute_capability), None)
 
 
-def refusals(target: Target, toolchain: Toolchain, *, is_weakly_typed: bool = False) -> list[Refusal]:
-    """Every reason why this machine cannot build plans for a GPU target; empty when it can."""
+def is_same_release(found: str, listed: str) -> bool:
+    """Whether two TensorRT versions have the same major and minor number: 10.4.0 and 10.4.0.26, not 10.4 and 10.5."""
+    return version_key(found)[:2] == version_key(listed)[:2]
+
+
+def refusals(
+    target: Target, toolchain: Toolchain, *, is_weakly_typed: bool = False, is_other_tensorrt_allowed: bool = False
+) -> list[Refusal]:
+    """Every reason why this machine cannot build plans for a GPU target; empty when it can.
+
+    Another TensorRT release than the target's is one, unless `is_other_tensorrt_allowed`.
+    """
     found = _gpu_refusals(target, toolchain)
     if toolchain.tensorrt is None:
         found.append(
@@ -87,7 +84,12 @@ def refusals(target: Target, toolchain: Toolchain, *, is_weakly_typed: bool = Fa
             )
         )
     else:
-        found += _tensorrt_refusals(target, toolchain.tensorrt, is_weakly_typed=is_weakly_typed)
+        found += _tensorrt_refusals(
+            target,
+            toolchain.tensorrt,
+            is_weakly_typed=is_weakly_typed,
+            is_other_allowed=is_other_tensorrt_allowed,
+        )
     if toolchain.polygraphy is None:
         found.append(
             Refusal("polygraphy is not installed here: `pip install 'polygraphy>=0.53,<0.54'` adds it", is_wrong=False)
@@ -95,14 +97,22 @@ def refusals(target: Target, toolchain: Toolchain, *, is_weakly_typed: bool = Fa
     return found
 
 
-def cautions(target: Target, toolchain: Toolchain) -> list[str]:
-    """What is allowed and should be known: a TensorRT other than that of the target's image."""
-    if toolchain.tensorrt is None or target.tensorrt is None or _is_same(toolchain.tensorrt, target.tensorrt):
-        return []
-    return [
-        f"TensorRT {toolchain.tensorrt} is here, {target.tensorrt_image} is listed with {target.tensorrt}: only a "
-        f"Triton with TensorRT {toolchain.tensorrt} can load the plan"
-    ]
+def cautions(target: Target, toolchain: Toolchain, *, is_other_tensorrt_allowed: bool = False) -> list[str]:
+    """What is allowed and should be known: another TensorRT than that of the target's image, or another card."""
+    told, version, gpu = [], toolchain.tensorrt, gpu_for(target, toolchain)
+    if (
+        version is not None
+        and target.tensorrt is not None
+        and not _is_same(version, target.tensorrt)
+        and not _tensorrt_refusals(target, version, is_weakly_typed=False, is_other_allowed=is_other_tensorrt_allowed)
+    ):
+        told.append(
+            f"TensorRT {version} is here, {target.tensorrt_image} is listed with {target.tensorrt}: only a "
+            f"Triton with TensorRT {version} can load the plan"
+        )
+    if gpu is not None and not _words(target.title) <= _words(gpu.name):
+        told.append(f"the GPU here is {gpu.name}: its plan is tuned for that, not for {target.a_title}")
+    return told
 
 
 def target_from_gpu(toolchain: Toolchain) -> Target:
@@ -112,7 +122,7 @@ def target_from_gpu(toolchain: Toolchain) -> Target:
     """
     if not toolchain.gpus:
         raise IncompleteBuild(
-            f"--gpu auto takes the GPU of this machine, and there is none: {_notes(toolchain, 'nvidia-smi')}"
+            f"--gpu auto takes the GPU of this machine, and there is none: {_gpu_notes(toolchain)}"
             "name a target, such as --gpu t4: everything before the plan needs no GPU"
         )
     gpu = toolchain.gpus[0]
@@ -132,56 +142,6 @@ def target_from_gpu(toolchain: Toolchain) -> Target:
     )
 
 
-def _found_gpus(notes: list[str]) -> tuple[Gpu, ...]:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ()
-    command = [program, f"--query-gpu={','.join(_FIELDS)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            encoding="utf-8",
-            errors="replace",
-            check=False,
-            timeout=_NVIDIA_SMI_TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        notes.append(f"nvidia-smi gave no answer within {_NVIDIA_SMI_TIMEOUT_S} s: the driver is not well")
-        return ()
-    except OSError as error:
-        notes.append(f"nvidia-smi cannot be run: {error}")
-        return ()
-    said = " ".join(f"{done.stdout} {done.stderr}".split())
-    if "compute_cap" in said:
-        notes.append(f"nvidia-smi does not know compute capabilities, its driver is too old: {said}")
-        return ()
-    if done.returncode != 0:
-        notes.append(f"nvidia-smi ended with {done.returncode}: {said or 'no word why'}")
-        return ()
-    if not said:
-        notes.append("nvidia-smi answered nothing")
-    gpus = []
-    for line in filter(str.strip, done.stdout.splitlines()):
-        gpu = _gpu_from_line(line)
-        if gpu is None:
-            notes.append(f"nvidia-smi answered a line that is no GPU in order: {line.strip()}")
-        else:
-            gpus.append(gpu)
-    return tuple(gpus)
-
-
-def _gpu_from_line(line: str) -> Gpu | None:
-    """None for a line that is not in order: a GPU that fell off the bus has words where its numbers should be."""
-    cells = [cell.strip() for cell in line.split(",")]
-    if len(cells) != len(_FIELDS):
-        return None
-    index, uuid, name, capability, driver, memory = cells
-    if not index.isdecimal() or len(version_key(capability)) != 2 or not version_key(driver):
-        return None
-    return Gpu(int(index), uuid, name, capability, driver, int(memory) if memory.isdecimal() else None)
-
-
 def _installed(distribution: str) -> str | None:
     try:
         return importlib.metadata.version(distribution)
@@ -190,14 +150,15 @@ def _installed(distribution: str) -> str | None:
 
 
 def _gpu_refusals(target: Target, toolchain: Toolchain) -> list[Refusal]:
-    needed = f"{target.title} (compute capability {target.compute_capability})"
+    needed = f"{target.a_title} (compute capability {target.compute_capability})"
     gpu = gpu_for(target, toolchain)
     if not toolchain.gpus:
-        told = f"no NVIDIA GPU is found here, an {needed} is needed: {_notes(toolchain, 'nvidia-smi')}"
+        told = f"no NVIDIA GPU is found here, {needed} is needed: {_gpu_notes(toolchain)}"
         return [Refusal(f"{told}a plan is built on the GPU it is for", is_wrong=False)]
     if gpu is None:
         found = ", ".join(f"{gpu.name} (compute capability {gpu.compute_capability})" for gpu in toolchain.gpus)
-        return [Refusal(f"the GPU here is {found}, an {needed} is needed: build this plan on one", is_wrong=True)]
+        told = f"the GPU here is {found}, {needed} is needed: {_gpu_notes(toolchain)}"
+        return [Refusal(f"{told}build this plan on one", is_wrong=True)]
     branch = version_key(gpu.driver)[:1]
     if target.driver_branch is not None and branch < (target.driver_branch,):
         told = f"driver {gpu.driver} is too old, CUDA {target.cuda} of {target.tensorrt_image} needs branch"
@@ -208,15 +169,20 @@ def _gpu_refusals(target: Target, toolchain: Toolchain) -> list[Refusal]:
     return []
 
 
-def _tensorrt_refusals(target: Target, version: str, *, is_weakly_typed: bool) -> list[Refusal]:
+def _tensorrt_refusals(target: Target, version: str, *, is_weakly_typed: bool, is_other_allowed: bool) -> list[Refusal]:
     found, needed = version_key(version), _needed_tensorrt(target)
     refused = []
     if found < version_key(TENSORRT_FLOOR):
         refused.append(f"TensorRT {version} is older than {TENSORRT_FLOOR}, {needed}: use {target.tensorrt_image}")
-    if target.tensorrt_before is not None and found >= version_key(target.tensorrt_before):
+    elif target.tensorrt_before is not None and found >= version_key(target.tensorrt_before):
         refused.append(
-            f"TensorRT {version} cannot build for an {target.title} (compute capability {target.compute_capability}): "
+            f"TensorRT {version} cannot build for {target.a_title} (compute capability {target.compute_capability}): "
             f"{target.tensorrt_before} removed it, {needed}: use {target.tensorrt_image}"
+        )
+    elif target.tensorrt is not None and not is_same_release(version, target.tensorrt) and not is_other_allowed:
+        refused.append(
+            f"TensorRT {version} is here, {needed}, since a plan loads only in the TensorRT that built it: use "
+            f"{target.tensorrt_image}, or --tensorrt-of-this-host where Triton has TensorRT {version} too"
         )
     if is_weakly_typed and found >= version_key(STRONGLY_TYPED_FROM):
         refused.append(
@@ -237,6 +203,15 @@ def _is_same(found: str, listed: str) -> bool:
     return one[:length] == other[:length]
 
 
-def _notes(toolchain: Toolchain, subject: str) -> str:
+def _words(name: str) -> set[str]:
+    """What tells one card from another: {t4} of `Tesla T4` and `NVIDIA T4`, never of `NVIDIA T400`."""
+    return set(re.findall(r"[a-z0-9]+", name.lower())) - _MAKERS
+
+
+def _gpu_notes(toolchain: Toolchain) -> str:
+    return _notes(toolchain, "nvidia-smi", VISIBLE)
+
+
+def _notes(toolchain: Toolchain, *subjects: str) -> str:
     """What is known of the reason, as a clause; empty where there is nothing to say."""
-    return "".join(f"{note}; " for note in toolchain.notes if note.startswith(subject))
+    return "".join(f"{note}; " for note in toolchain.notes if note.startswith(subjects))

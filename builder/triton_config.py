@@ -22,7 +22,6 @@ WARM_UP_BATCHES = (1, 4, 8)
 MAX_QUEUE_SIZE = 64
 EMULATED_FP16 = "fp16 weights, fp32 arithmetic"
 # A request that has waited longer than this is refused; the client sends what is left of its own deadline instead.
-QUEUE_TIMEOUT_US = {"gpu": 500_000, "cpu": 30_000_000}
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,11 @@ def configs_from_spec(  # noqa: PLR0917 - the last ones are options
     a field is not Triton's.
     """
     common = _common(spec, precision, labels, release)
-    cpu = common | _python(instances) | _batching("cpu")
+    cpu = common | _python(instances) | _batching()
     if precision == "fp16":
         cpu["parameters"] = common["parameters"] | {"emulated": {"string_value": EMULATED_FP16}}
     tensorrt = _tensorrt(instances, profiles_from_sizes(profile_sizes), extra_plans or {})
-    return Configs(gpu=_text(common | tensorrt | _batching("gpu")), cpu=_text(cpu))
+    return Configs(gpu=_text(common | tensorrt | _batching()), cpu=_text(cpu))
 
 
 def _common(spec: ModelSpec, precision: str, labels: list[str], release: str | None) -> dict[str, Any]:
@@ -97,14 +96,14 @@ def _parameters(spec: ModelSpec, precision: str, labels: list[str], release: str
     return parameters if release is None else parameters | {"release": release}
 
 
-def _batching(kind: str) -> dict[str, Any]:
-    # No preferred sizes and no delay: measured to cost 23 % of the throughput at concurrency 16.
+def _batching() -> dict[str, Any]:
+    # No preferred sizes and no delay: measured to cost 23 % of the throughput at concurrency 16. No time-out either:
+    # with one Triton stops handing the next batch over while the last is computed, and waits 5 ms before each batch
+    # that has queued (docs/benchmarks.md); by its own issue 8870 it then also slows down for good. What a client over
+    # gRPC no longer waits for is dropped from the queue all the same, and the queue is short.
     return {
         "dynamic_batching": {
             "default_queue_policy": {
-                "timeout_action": "REJECT",
-                "default_timeout_microseconds": str(QUEUE_TIMEOUT_US[kind]),
-                "allow_timeout_override": True,
                 "max_queue_size": MAX_QUEUE_SIZE,
             }
         }

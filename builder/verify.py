@@ -6,10 +6,10 @@ from pathlib import Path
 
 from builder.errors import RepositoryDamaged, UsageError
 from builder.manifest import has_plan, problems_of, read_manifest
+from builder.plan_record import read_record
+from builder.publish import NOT_MODELS
 from builder.targets import Target
-
-# What may lie beside the model folders: the text that explains the directory.
-_NOT_MODELS = {"README.md"}
+from builder.toolchain import is_same_release
 
 
 def verify(repository: Path, target: Target | None = None) -> dict[str, list[str]]:
@@ -20,7 +20,7 @@ def verify(repository: Path, target: Target | None = None) -> dict[str, list[str
     """
     if not repository.is_dir():
         raise UsageError(f"{repository} is no directory; expected a model repository, as `builder build` writes it")
-    entries = sorted(path for path in repository.iterdir() if path.name not in _NOT_MODELS)
+    entries = sorted(path for path in repository.iterdir() if path.name not in NOT_MODELS)
     folders = [path for path in entries if path.is_dir() and not path.is_symlink()]
     report = {path.name: _name_problems(path) + problems_of(path) + _missing_plan(path, target) for path in folders}
     strays = [f"{path.name} does not belong: only model folders do" for path in entries if path not in folders]
@@ -39,9 +39,16 @@ def _name_problems(folder: Path) -> list[str]:
 
 
 def _missing_plan(folder: Path, target: Target | None) -> list[str]:
-    if target is None or target.plan_filename is None or has_plan(folder, target.plan_filename):
+    if target is None or target.plan_filename is None:
         return []
-    return [
-        f"{folder.name} has no sound {target.plan_filename}: an {target.title} cannot serve it. On one, run "
-        f"`python -m builder build --gpu {target.name} --stage plan --repository {folder.parent}`"
-    ]
+    command = f"`python -m builder build --gpu {target.option} --stage plan --repository {folder.parent}`"
+    if not has_plan(folder, target.plan_filename):
+        what = f"{folder.name} has no sound {target.plan_filename}: {target.a_title} cannot serve it"
+        return [f"{what}. On one, run {command}"]
+    record = read_record(folder / str(read_manifest(folder)["version"]), target.plan_filename) or {}
+    built_with = str(record.get("toolchain", {}).get("tensorrt", "an unknown version"))
+    if target.tensorrt is None or is_same_release(built_with, target.tensorrt):
+        return []
+    what = f"{folder.name}'s {target.plan_filename} was built with TensorRT {built_with}"
+    needed = f"{target.triton_image} has {target.tensorrt} and loads no other's plans"
+    return [f"{what}, {needed}: in {target.tensorrt_image}, run {command}"]

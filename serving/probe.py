@@ -7,7 +7,8 @@ nothing of its package, so it also runs alone, as a container's health check:
     python probe.py --url http://127.0.0.1:8000 --model inception_v3_fp16 --model googlenet_fp16
     INCEPTION_TOKEN=... python probe.py            # every model that is served, port 8000
 
-Exit code 0: every model answered. 1: at least one did not, or the server could not be reached. 2: usage.
+Exit code 0: every model answered. 1: at least one did not or was not reached in the time given, or the server could not
+be reached. 2: usage.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+DEFAULT_TOTAL_S = 50.0  # less than the 60 s that docker-compose.yml gives: a probe that is killed names no model
 TOKEN_HEADER = "inception-token"  # noqa: S105 - the header's name
 TOKEN_VARIABLE = "INCEPTION_TOKEN"  # noqa: S105 - the variable's name
 _JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
@@ -60,9 +62,18 @@ class Answer:
 
 
 class Probe:
-    """Asks one server, over one connection at a time. Every call raises `ProbeFailed` within about `timeout_s`."""
+    """Asks one server, over one connection at a time.
 
-    def __init__(self, url: str = DEFAULT_URL, token: str | None = None, timeout_s: float = 5.0) -> None:
+    Every call raises `ProbeFailed` within about `timeout_s`, and when the monotonic clock reads `deadline_s`.
+    """
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        token: str | None = None,
+        timeout_s: float = 5.0,
+        deadline_s: float = math.inf,
+    ) -> None:
         self._url = url if "//" in url else f"http://{url}"
         try:
             parts = urllib.parse.urlsplit(self._url)
@@ -73,7 +84,7 @@ class Probe:
             raise ProbeFailed(f"{url!r} is not the address of a server: http://HOST:PORT was expected.")
         self._host, self._port = host, port
         self._token = token
-        self._timeout_s = timeout_s
+        self._timeout_s, self._deadline_s = timeout_s, deadline_s
 
     def server_id(self) -> str:
         """What the server was told to call itself (`--id`)."""
@@ -138,8 +149,11 @@ class Probe:
         headers: Mapping[str, str] | None = None,
         port: int | None = None,
     ) -> Answer:
+        timeout_s = min(self._timeout_s, self._deadline_s - time.monotonic())
+        if timeout_s <= 0:
+            raise ProbeFailed(f"no time was left to ask {self._url}{path}")
         # http.client obeys no proxy variable: a health check must reach this host itself.
-        connection = http.client.HTTPConnection(self._host, port or self._port, timeout=self._timeout_s)
+        connection = http.client.HTTPConnection(self._host, port or self._port, timeout=timeout_s)
         sent = dict(headers or {}) | ({TOKEN_HEADER: self._token} if self._token else {})
         try:
             connection.request(method, path, body, sent)
@@ -147,7 +161,7 @@ class Probe:
             content = response.read(_MAX_ANSWER_BYTES)
             return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, content)
         except TimeoutError as error:
-            raise ProbeFailed(f"no answer from {self._url}{path} within {self._timeout_s:g} s") from error
+            raise ProbeFailed(f"no answer from {self._url}{path} within {timeout_s:.3g} s") from error
         except (OSError, http.client.HTTPException) as error:
             raise ProbeFailed(f"{self._url} cannot be reached: {error or type(error).__name__}") from error
         finally:
@@ -249,9 +263,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--token", default=os.environ.get(TOKEN_VARIABLE), help=f"default: the variable {TOKEN_VARIABLE}"
     )
     parser.add_argument("--timeout-s", type=float, default=5.0, help="for each answer (default: %(default)s)")
+    parser.add_argument(
+        "--total-timeout-s", type=float, default=DEFAULT_TOTAL_S, help="for all of them (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
+    deadline_s = time.monotonic() + options.total_timeout_s
     try:
-        probe = Probe(options.url, options.token, options.timeout_s)
+        probe = Probe(options.url, options.token, options.timeout_s, deadline_s)
         models = options.model or probe.served_models()
     except ProbeFailed as error:
         sys.stderr.write(f"FAILED {error}\n")
@@ -259,15 +277,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not models:
         sys.stderr.write(f"FAILED {options.url} serves no model\n")
         return 1
-    return 0 if report(probe, models, options.timeout_s) else 1
+    return 0 if report(probe, models, options.timeout_s, deadline_s) else 1
 
 
-def report(probe: Probe, models: Sequence[str], timeout_s: float) -> bool:
-    """Ask each model, print a line for each; True if all answered."""
+def report(probe: Probe, models: Sequence[str], timeout_s: float, deadline_s: float) -> bool:
+    """Ask each model until the monotonic clock reads `deadline_s`, print a line for each; True if all answered."""
     is_well = True
     for model in models:
+        now_s = time.monotonic()
+        if now_s >= deadline_s:
+            sys.stderr.write(f"FAILED {model}: not reached, the models before it took all the time\n")
+            is_well = False
+            continue
         try:
-            elapsed_s = infer_until(probe, model, time.monotonic() + timeout_s)
+            elapsed_s = infer_until(probe, model, min(now_s + timeout_s, deadline_s))
             sys.stdout.write(f"ok     {model}  {1000 * elapsed_s:.1f} ms\n")
         except ProbeFailed as error:
             sys.stderr.write(f"FAILED {model}: {error}\n")

@@ -7,6 +7,7 @@ and a Python model without `model.py` makes version 2.51 hang instead of failing
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ from serving.errors import PlanMissing, RepositoryInvalid, UnsupportedEnvironmen
 from serving.flags import Device
 
 _NVIDIA_SMI_TIMEOUT_S = 20
-_GPU_OPTIONS = {"7.5": "t4", "7.0": "v100"}
+_CAPABILITY = re.compile(r"\d+\.\d+")
 BACKENDS: dict[Device, str] = {"cpu": "python", "gpu": "tensorrt"}
 
 
@@ -73,7 +74,10 @@ def _check_folder(folder: Path, device: Device) -> None:
 
 @functools.cache
 def gpu_compute_capabilities() -> tuple[str, ...]:
-    """Compute capability of each visible NVIDIA GPU, such as `7.5`; empty where there is none."""
+    """Compute capability of each NVIDIA GPU that answers, such as `7.5`; empty where there is none.
+
+    The builder asks the same program for more, in `builder.gpus`; this package does not import it.
+    """
     nvidia_smi = shutil.which("nvidia-smi")
     if nvidia_smi is None:
         return ()
@@ -87,7 +91,8 @@ def gpu_compute_capabilities() -> tuple[str, ...]:
         ) from error
     if answer.returncode != 0:  # installed without a driver or a GPU
         return ()
-    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())
+    lines = (line.strip() for line in answer.stdout.splitlines())
+    return tuple(line for line in lines if _CAPABILITY.fullmatch(line))  # a lost GPU answers [N/A] or [GPU is lost]
 
 
 def _check_plans(repository: Path, models: Iterable[str]) -> None:
@@ -95,10 +100,10 @@ def _check_plans(repository: Path, models: Iterable[str]) -> None:
         missing = missing_plan(repository / name, gpu_compute_capabilities())
         if missing:
             capability, plan = missing
-            gpu = _GPU_OPTIONS.get(capability)
-            remedy = f"Run `python -m builder build --gpu {gpu}` on this machine." if gpu else "T4 and V100 have one."
+            there = sorted(path.name for path in _newest_version(repository / name).glob("*.plan"))
             raise PlanMissing(
-                f"{name} has no TensorRT plan for this GPU (compute capability {capability}): {plan}. {remedy}"
+                f"{name} has no TensorRT plan for this GPU (compute capability {capability}): {plan}. It has "
+                f"{_names(there) or 'no plan at all'}. Run `python -m builder build --gpu auto` on this machine."
             )
 
 
@@ -114,7 +119,7 @@ def missing_plan(folder: Path, compute_capabilities: Iterable[str]) -> tuple[str
         raise RepositoryInvalid(
             f"{path} is not a Triton model configuration: {error}. Build the model again."
         ) from error
-    newest = max((v for v in folder.iterdir() if v.name.isdecimal()), key=lambda v: int(v.name))
+    newest = _newest_version(folder)
     for capability in compute_capabilities:
         plan = config.cc_model_filenames.get(capability) or config.default_model_filename
         if not plan:
@@ -122,6 +127,10 @@ def missing_plan(folder: Path, compute_capabilities: Iterable[str]) -> tuple[str
         if not (newest / plan).is_file():
             return capability, f"{newest / plan} does not exist"
     return None
+
+
+def _newest_version(folder: Path) -> Path:
+    return max((v for v in folder.iterdir() if v.name.isdecimal()), key=lambda v: int(v.name))
 
 
 def _names(names: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -273,6 +274,28 @@ def test_a_repository_that_may_not_be_written_keeps_its_release(repository: Repo
     assert not _left_in_staging(repository)
 
 
+@pytest.mark.parametrize(
+    "place",
+    [".staging/models/new-1", f".staging/models/swap-1@{_NAME}", f"models/{_NAME}"],
+    ids=["new", "swap", "live"],
+)
+def test_what_came_read_only_does_not_stop_the_next_publisher(repository: Repository, place: str) -> None:
+    """Directories of a read-only copy cannot be emptied as they are; their owner makes them writable and goes on."""
+    _publish(repository, b"one")
+    folder = repository.path.parent / place
+    read_only = ["1", "configs"]
+    if not folder.exists():
+        shutil.copytree(repository.path / _NAME, folder)
+        read_only.append(".")  # a served one cannot be: the kernel renames no such directory
+    for directory in read_only:
+        (folder / directory).chmod(0o555)
+    done = _run(repository, b"one", "lose_privileges()")
+    assert done.returncode == 0, done.stderr
+    assert not _left_in_staging(repository)
+    assert verify(repository.path) == {_NAME: []}
+    assert _served(repository) == (1, _release(b"one"))
+
+
 def test_releases_that_may_not_be_written_lose_no_release(repository: Repository) -> None:
     """The exchange is done when the old folder cannot be moved: the message says which one serves, and none is lost."""
     _publish(repository, b"old")
@@ -283,6 +306,8 @@ def test_releases_that_may_not_be_written_lose_no_release(repository: Repository
     assert _served(repository) == (2, _release(b"new"))
     refused = _run(repository, b"newest", "lose_privileges()")
     assert "PublishConflict: what a dead builder left" in refused.stderr
+    assert f"{repository.releases} must be writable" in refused.stderr
+    assert "chown -R" in refused.stderr
     repository.releases.chmod(0o755)
     with repository.locked():
         assert _kept(repository) == [f"{_NAME}@1-{_release(b'old')}"]

@@ -25,6 +25,7 @@ from builder.errors import WeightsUnavailable
 from builder.manifest import read_manifest
 from builder.onnx_stage import OnnxStage
 from builder.progress import Progress
+from builder.publish import Repository
 from builder.seeded import seeded_module
 from builder.targets import CPU
 from builder.verify import verify
@@ -121,6 +122,15 @@ def test_a_second_build_is_unchanged_and_imports_no_torch(repository: Path) -> N
     assert _snapshot(repository) == before
 
 
+def test_what_waits_for_a_plan_is_dropped_when_something_else_is_asked_for(repository: Path) -> None:
+    """What is served is what was asked for last: a later plan stage must not replace it by an older wish."""
+    staged = Repository(repository).awaiting_plan / _NAME
+    shutil.copytree(repository / _NAME, staged)
+    (built,), _ = _build(repository)
+    assert built.status == "unchanged"
+    assert not staged.exists()
+
+
 @pytest.mark.parametrize("path", ["labels.txt", "1/model.onnx"])
 def test_a_damaged_file_is_rebuilt_as_the_same_release(repository: Path, path: str) -> None:
     """Building again is the repair: same inputs, same release, same number."""
@@ -212,7 +222,8 @@ def test_an_interrupted_build_says_how_to_go_on(interrupted: tuple[Path, subproc
     """Ctrl-C is no stack trace: exit code 130 and one line."""
     repository, done = interrupted
     assert done.returncode == 130
-    assert done.stderr.splitlines()[-1].startswith("builder: interrupted; the repository is as it was")
+    told = "builder: interrupted; each model of the repository is either as it was or whole and new"
+    assert done.stderr.splitlines()[-1].startswith(told)
     assert "Traceback" not in done.stderr
     assert not list(repository.iterdir())
 

@@ -134,6 +134,33 @@ def test_verify_names_the_damaged_file_and_ends_with_4(repository: Path, capsys:
     assert json.loads(capsys.readouterr().out) == {"googlenet_fp32": ["googlenet_fp32/labels.txt is missing"]}
 
 
+def test_publish_skips_what_is_no_model_and_says_so(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`publish models/*` is what the help shows, and README.md lies there; machines read nothing but JSON."""
+    (repository / "README.md").write_text("Models.")
+    folders = [str(path) for path in sorted(repository.iterdir())]
+    other = tmp_path / "other" / "models"
+    assert main(["publish", *folders, "--repository", str(other), "--json"]) == 0
+    captured = capsys.readouterr()
+    assert [result["served_name"] for result in json.loads(captured.out)] == ["googlenet_fp32"]
+    assert captured.err.splitlines() == [f"builder: {repository / 'README.md'} is skipped: it is no model"]
+    assert main(["verify", str(other)]) == 0
+
+
+def test_publish_of_a_repository_says_what_to_give_instead(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2 and one line, before anything is written."""
+    other = tmp_path / "other" / "models"
+    assert main(["publish", str(repository), "--repository", str(other)]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    (line,) = captured.err.splitlines()
+    assert f"give them, {repository}/*" in line
+    assert not other.parent.exists()
+
+
 def test_verify_of_no_repository_ends_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A mistyped path is a mistake, not a clean repository."""
     assert main(["verify", str(tmp_path / "nowhere")]) == 2

@@ -23,6 +23,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty PATH and an empty working directory."""
     (tmp_path / "tools").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "tools"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "tools"
 
@@ -97,6 +98,7 @@ def test_a_v100_host_with_too_new_a_tensorrt_is_sent_to_the_image(
     tensorrt("11.2.1.2")
     seen = _seen(capsys)
     assert not seen["v100"]["can_build_here"]
+    assert seen["v100"]["cautions"] == []
     assert seen["v100"]["command"] == "docker compose run --rm build-v100"
     assert seen["t4"]["command"] == "python -m builder build --gpu t4"
 
@@ -104,14 +106,15 @@ def test_a_v100_host_with_too_new_a_tensorrt_is_sent_to_the_image(
 def test_the_text_for_a_gpu_host_has_one_command_a_target(
     tools: Path, tensorrt: Callable[[str], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What is here, what it means for each target, and what to type; another TensorRT than listed is a caution."""
+    """What is here, what it means for each target, and what to type; another patch than listed is a caution."""
     _nvidia_smi(tools, _T4.replace("15360", "[N/A]"))
-    tensorrt("11.3.0")
+    tensorrt("11.2.0")
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
     assert "  GPU         Tesla T4, compute capability 7.5, driver 580.95.05, unknown memory\n" in shown
-    assert "  TensorRT    11.3.0\n" in shown
-    assert "  caution     TensorRT 11.3.0 is here" in shown
+    assert "  TensorRT    11.2.0\n" in shown
+    assert shown.count("  caution  ") == 1
+    assert "  caution     TensorRT 11.2.0 is here" in shown
     assert [line.split(maxsplit=1)[1] for line in shown.splitlines() if line.startswith("  run  ")] == [
         "python -m builder build --gpu t4",
         "python -m builder build --gpu v100 --stage onnx",
@@ -170,3 +173,70 @@ def test_folders_that_wait_for_a_plan_are_told(tmp_path: Path, capsys: pytest.Ca
     assert main(["doctor"]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert f"2 folders for a plan in {home}: googlenet_fp16, xception41_fp32" in told
+
+
+def test_where_folders_wait_the_command_is_their_plans(
+    tools: Path, tensorrt: Callable[[str], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All before the plan is done: it need not be done again, nor can it be where they were copied from elsewhere."""
+    _nvidia_smi(tools, _T4)
+    tensorrt("11.2.1.2")
+    assert _seen(capsys)["t4"]["command"] == "python -m builder build --gpu t4"
+    (Repository(tmp_path / "model_repository").awaiting_plan / "googlenet_fp16").mkdir(parents=True)
+    seen = _seen(capsys)
+    assert seen["t4"]["command"] == "python -m builder build --gpu t4 --stage plan"
+    assert seen["v100"]["command"] == "python -m builder build --gpu v100 --stage onnx"
+
+
+def test_the_service_is_for_the_default_repository(
+    tools: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has a fixed command; for another repository the image is named, and what to run there."""
+    _nvidia_smi(tools, _T4)
+    place = ["--repository", "elsewhere"]
+    assert main(["doctor", "--json", *place]) == 0
+    before = json.loads(capsys.readouterr().out)["targets"][0]
+    assert before["command"] == "python -m builder build --gpu t4 --stage onnx --repository elsewhere"
+    (Repository(tmp_path / "elsewhere").awaiting_plan / "googlenet_fp16").mkdir(parents=True)
+    assert main(["doctor", "--json", *place]) == 0
+    after = json.loads(capsys.readouterr().out)["targets"][0]
+    assert after["command"] == "python -m builder build --gpu t4 --stage plan --repository elsewhere"
+    image = TARGETS["t4"].tensorrt_image
+    assert [image in before["then"], image in after["then"]] == [True, True]
+
+
+def test_a_gpu_that_is_not_in_the_table_is_for_auto(
+    tools: Path, tensorrt: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its own paragraph, and no service that does not exist."""
+    _nvidia_smi(tools, "0, GPU-a, NVIDIA A100-SXM4-40GB, 8.0, 580.95.05, 40960")
+    seen = _seen(capsys)
+    assert [target["name"] for target in seen["targets"]] == [*TARGETS, "sm80"]
+    assert seen["sm80"]["command"] == "python -m builder build --gpu auto --stage onnx"
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert "\nsm80 - NVIDIA A100-SXM4-40GB\n  needs       compute capability 8.0\n" in shown
+    assert "docker compose" not in shown
+    tensorrt("10.9.0")
+    assert _seen(capsys)["sm80"]["command"] == "python -m builder build --gpu auto"
+
+
+def test_what_the_user_has_hidden_is_told(
+    tools: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A machine with a GPU that is called one without would be a riddle."""
+    _nvidia_smi(tools, _T4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    seen = _seen(capsys)
+    assert (seen["here"]["gpus"], seen["here"]["notes"]) == ([], ["CUDA_VISIBLE_DEVICES= hides 1 of 1 GPUs"])
+    assert "hides 1 of 1 GPUs" in seen["t4"]["refusals"][0]
+
+
+def test_another_card_than_the_target_is_a_caution(
+    tools: Path, tensorrt: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It may build, for one that is alike."""
+    _nvidia_smi(tools, _T4.replace("Tesla T4", "Quadro RTX 6000"))
+    tensorrt("11.2.1")
+    seen = _seen(capsys)["t4"]
+    assert (seen["can_build_here"], ["Quadro RTX 6000" in caution for caution in seen["cautions"]]) == (True, [True])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 import shlex
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,12 +17,18 @@ import pytest
 from builder.build import BuildOptions, build
 from builder.catalog import MODELS
 from builder.cli import main
-from builder.manifest import problems_of, read_manifest
+from builder.gpu_build import build_both_stages, build_onnx_stage
+from builder.install import install
+from builder.manifest import has_plan, problems_of, read_manifest
+from builder.plan_record import plan_files
+from builder.plan_stage import PlanRequest
 from builder.progress import Progress
 from builder.publish import Repository
-from builder.targets import CPU
+from builder.targets import CPU, T4
+from builder.tensorrt_plan import PlanOptions
 
 _NAME = "googlenet_96_fp32"
+_SPEC = MODELS["GoogLeNet"].at_input_size(96)
 _MODEL = ["--model", "GoogLeNet", "--input-size", "96", "--precision", "fp32", "--weights", "seeded"]
 
 
@@ -26,8 +36,7 @@ _MODEL = ["--model", "GoogLeNet", "--input-size", "96", "--precision", "fp32", "
 def served_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory around a repository that `build --gpu cpu` has written."""
     parent = tmp_path_factory.mktemp("served") / "parent"
-    spec = MODELS["GoogLeNet"].at_input_size(96)
-    build(BuildOptions((spec,), CPU, ("fp32",), parent / "models", weights="seeded"), Progress(is_quiet=True))
+    build(BuildOptions((_SPEC,), CPU, ("fp32",), parent / "models", weights="seeded"), Progress(is_quiet=True))
     return parent
 
 
@@ -44,6 +53,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
     tools = tmp_path / "tools"
     tools.mkdir()
     monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def with_gpu(row: str) -> None:
         program = tools / "nvidia-smi"
@@ -68,7 +78,7 @@ def test_without_a_gpu_everything_before_the_plan_is_kept(repository: Path, caps
     assert main(arguments) == 3
     told = capsys.readouterr().err
     home = Repository(repository).awaiting_plan
-    for expected in (str(home), _NAME, "sm75.plan", "NVIDIA T4", "7.5", "11.2.1", "--from DIR", "build-t4"):
+    for expected in (str(home), _NAME, "sm75.plan", "NVIDIA T4", "7.5", "11.2.1", "--from DIR"):
         assert expected in told
     assert "Traceback" not in told
     assert problems_of(home / _NAME) == []
@@ -95,11 +105,12 @@ def test_a_served_folder_of_the_same_inputs_awaits_its_plan_where_it_is(
 @pytest.mark.usefixtures("machine")
 def test_the_step_left_can_be_typed(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command of the message is understood here, and says what this machine lacks."""
-    assert main(["build", "--gpu", "t4", *_MODEL, "--repository", str(repository), "--tf32"]) == 3
+    options = ["--tf32", "--tensorrt-of-this-host"]
+    assert main(["build", "--gpu", "t4", *_MODEL, "--repository", str(repository), *options]) == 3
     told = capsys.readouterr().err
-    command = shlex.split(told.partition("on such a host: ")[2].partition(" (or ")[0])
+    command = shlex.split(told.partition("on such a host: ")[2].partition(";")[0])
     assert command[:7] == ["python", "-m", "builder", "build", "--gpu", "t4", "--stage"]
-    assert "--tf32" in command
+    assert set(options) <= set(command)
     assert main(command[3:]) == 3
     (line,) = capsys.readouterr().err.splitlines()
     assert "Nothing was begun and nothing is lost" in line
@@ -150,7 +161,92 @@ def test_a_gpu_without_tensorrt_still_does_the_onnx_stage(
     assert main(["build", "--gpu", "t4", *_MODEL, "--seed", "8", "--repository", str(repository)]) == 3
     told = capsys.readouterr().err
     assert "compare with torch" in told
-    assert "docker compose run --rm build-t4" in told
+    assert f"run this step in {T4.tensorrt_image}" in told
+
+
+@pytest.mark.usefixtures("machine")
+def test_the_service_is_offered_where_it_does_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`build-t4` has a fixed command: all that awaits a plan, in the default repository, with default options."""
+    monkeypatch.chdir(tmp_path)
+    plain = PlanRequest(T4, Path("model_repository"), PlanOptions())
+    hint = "(or docker compose run --rm build-t4)"
+    for request, is_offered in (
+        (plain, True),
+        (dataclasses.replace(plain, repository=Path("elsewhere")), False),
+        (dataclasses.replace(plain, architectures=("GoogLeNet",)), False),
+        (dataclasses.replace(plain, options=PlanOptions(workspace_mib=1)), False),
+        (dataclasses.replace(plain, is_other_tensorrt_allowed=True), False),
+        (dataclasses.replace(plain, target=dataclasses.replace(T4, name="sm80", title="NVIDIA A100")), False),
+    ):
+        options = BuildOptions((_SPEC,), request.target, ("fp32",), plain.repository, weights="seeded")
+        log = io.StringIO()
+        build_onnx_stage(options, request, Progress(log))
+        assert "The step left, on such a host: python -m builder build --gpu" in log.getvalue()
+        assert (hint in log.getvalue(), "build-" in log.getvalue()) == (is_offered, is_offered)
+
+
+def test_an_unlisted_gpu_is_left_to_auto(
+    repository: Path, machine: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither `--gpu sm80` nor a service of that name exists."""
+    machine("0, GPU-a, NVIDIA A100-SXM4-40GB, 8.0, 580.95.05, 40960")
+    assert main(["build", "--gpu", "auto", *_MODEL, "--repository", str(repository)]) == 3
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "sm80.plan must be built on an NVIDIA A100-SXM4-40GB" in told
+    command = shlex.split(told.partition("on such a host: ")[2].partition(";")[0])
+    assert command[:6] == ["python", "-m", "builder", "build", "--gpu", "auto"]
+    assert "docker compose" not in told
+    assert main(command[3:]) == 3
+    assert "shows what --gpu auto needs" in capsys.readouterr().err
+
+
+def test_another_tensorrt_is_refused_before_any_work_is_lost(
+    repository: Path,
+    machine: Callable[[str], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Minutes of searching for a plan that the T4's Triton cannot load; both versions are named."""
+    machine("0, GPU-t, Tesla T4, 7.5, 580.95.05, 15360")
+    module = types.ModuleType("tensorrt")
+    module.__version__ = "10.9.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    before = _snapshot(repository.parent)
+    for stage in ([*_MODEL, "--seed", "7"], ["--stage", "plan"]):
+        assert main(["build", "--gpu", "t4", *stage, "--repository", str(repository)]) == 3
+        (line,) = capsys.readouterr().err.splitlines()
+        assert all(told in line for told in ("TensorRT 10.9.0", "11.2.1", "--tensorrt-of-this-host"))
+    assert _snapshot(repository.parent) == before
+
+
+def test_the_other_tensorrt_is_a_caution_on_request(
+    repository: Path, machine: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is refused, and who asked is told what it means before the first plan: of none, here."""
+    machine("0, GPU-t, Tesla T4, 7.5, 580.95.05, 15360")
+    module = types.ModuleType("tensorrt")
+    module.__version__ = "10.9.0"
+    monkeypatch.setitem(sys.modules, "tensorrt", module)
+    request = PlanRequest(T4, repository, PlanOptions(), is_other_tensorrt_allowed=True)
+    log = io.StringIO()
+    assert build_both_stages(BuildOptions((), T4, (), repository), request, Progress(log)) == []
+    assert "only a Triton with TensorRT 10.9.0 can load the plan" in log.getvalue()
+
+
+@pytest.mark.usefixtures("machine")
+def test_plans_that_are_there_need_no_gpu(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Built elsewhere and copied here: nothing is left, and nothing is refused."""
+    facts = {"onnx_sha256": read_manifest(repository / _NAME)["files"]["1/model.onnx"]["sha256"], "profiles": [8]}
+    files = plan_files("sm75.plan", b"plan", '{"Layers": []}', facts)
+    place = Repository(repository)
+    with place.locked():
+        install(place, repository / _NAME, files)
+    assert has_plan(repository / _NAME, "sm75.plan")
+    assert main(["build", "--gpu", "t4", *_MODEL, "--repository", str(repository), "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert (result["served_name"], result["status"]) == (_NAME, "unchanged")
 
 
 @pytest.mark.usefixtures("machine")
@@ -162,23 +258,6 @@ def test_what_was_staged_never_replaces_what_was_asked_for_later(repository: Pat
     assert staged.is_dir()
     assert main(["build", "--gpu", "cpu", *arguments, "--seed", "10"]) == 0
     assert not staged.exists()
-
-
-@pytest.mark.usefixtures("machine")
-def test_explain_prints_the_trtexec_line_and_builds_nothing(
-    repository: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """One line a model, with the paths where the files are."""
-    before = _snapshot(repository.parent)
-    arguments = ["build", "--gpu", "v100", "--model", "GoogLeNet", "--input-size", "96", "--explain"]
-    assert main([*arguments, "--repository", str(repository), "--profiles", "1,4,8"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    commands = [shlex.split(line) for line in lines if not line.startswith("#")]
-    assert len(commands) == 2
-    assert all(command[0] == "trtexec" for command in commands)
-    assert f"--onnx={repository / _NAME / '1' / 'model.onnx'}" in commands[1]
-    assert "# googlenet_96_fp32: sm70.plan on an NVIDIA V100" in lines[2]
-    assert _snapshot(repository.parent) == before
 
 
 @pytest.mark.parametrize(
@@ -195,6 +274,9 @@ def test_explain_prints_the_trtexec_line_and_builds_nothing(
         (["--gpu", "t4", "--profiles", "1,4"], "end with 8"),
         (["--gpu", "t4", "--profiles", "8,4"], "end with 8"),
         (["--gpu", "t4", "--workspace-mib", "0"], "1 or more"),
+        (["--gpu", "t4", "--tf32", "--precision", "fp16"], "--tf32 is about fp32 plans"),
+        (["--gpu", "v100", "--weak-fp16", "--precision", "fp32", "--explain"], "--weak-fp16 is about fp16 plans"),
+        (["--gpu", "cpu", "--tensorrt-of-this-host"], "--tensorrt-of-this-host is about TensorRT plans"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from builder.catalog import MODELS
-from builder.errors import RepositoryDamaged
+from builder.errors import RepositoryDamaged, UsageError
 from builder.folder import Contents, assemble_folder
-from builder.install import install, publish_with_plans
+from builder.install import install, model_folders, publish_with_plans
 from builder.manifest import has_plan, problems_of, read_manifest
 from builder.plan_record import folder_facts, plan_files
 from builder.publish import Repository
@@ -19,10 +21,18 @@ from builder.publish import Repository
 _NAME = "googlenet_fp32"
 
 
-def _folder(parent: Path, onnx: bytes = b"graph", *, version: int = 1, profiles: tuple[int, ...] = (8,)) -> Path:
+def _folder(
+    parent: Path,
+    onnx: bytes = b"graph",
+    *,
+    version: int = 1,
+    profiles: tuple[int, ...] = (8,),
+    extra_plans: Mapping[str, str] | None = None,
+) -> Path:
     """A model folder as it was built on some machine."""
     spec = MODELS["GoogLeNet"].with_classes(3)
-    contents = Contents(spec, "fp32", ["cat", "dog", "owl"], onnx, b"answers", 1, {}, profile_sizes=profiles)
+    labels = ["cat", "dog", "owl"]
+    contents = Contents(spec, "fp32", labels, onnx, b"answers", 1, {}, profiles, extra_plans or {})
     folder = parent / _NAME
     folder.mkdir(parents=True)
     assemble_folder(folder, contents, contents.release, version)
@@ -109,6 +119,114 @@ def test_a_rebuild_of_the_same_release_keeps_the_plans(repository: Repository, t
         shutil.copytree(_folder(tmp_path / "again"), folder, dirs_exist_ok=True)
         assert publish_with_plans(repository, folder) == ()
     assert has_plan(repository.path / _NAME, "sm75.plan")
+
+
+def test_the_served_plan_is_kept_before_one_that_comes_along(repository: Repository, tmp_path: Path) -> None:
+    """Copied back with an older plan, the same release must not take the newer one from the server; both are named."""
+    _install(repository, _with_plan(_folder(tmp_path / "one"), "sm75.plan", b"served"))
+    other = _with_plan(_folder(tmp_path / "other"), "sm75.plan", b"of last year")
+    installed = _install(repository, other)
+    (caution,) = installed.cautions
+    plan = installed.folder / "1" / "sm75.plan"
+    assert caution.startswith("sm75.plan stays as it is served")
+    assert f"remove {plan}" in caution
+    assert plan.read_bytes() == b"served"
+    assert problems_of(installed.folder) == []
+
+    plan.unlink()  # as the caution says
+    assert _install(repository, other).cautions == ()
+    assert plan.read_bytes() == b"of last year"
+    assert problems_of(installed.folder) == []
+
+
+def test_a_plan_that_was_just_built_replaces_the_served_one(repository: Repository, tmp_path: Path) -> None:
+    """Whoever builds a plan wants it served; there is nothing to be cautious of."""
+    source = _folder(tmp_path / "one")
+    _install(repository, source, _files(source, "sm75.plan", b"old"))
+    installed = _install(repository, source, _files(source, "sm75.plan", b"new"))
+    assert installed.cautions == ()
+    assert (installed.folder / "1" / "sm75.plan").read_bytes() == b"new"
+    assert problems_of(installed.folder) == []
+
+
+def test_a_damaged_served_plan_gives_way_to_a_whole_one(repository: Repository, tmp_path: Path) -> None:
+    """Only a plan that a server could load is worth keeping."""
+    source = _with_plan(_folder(tmp_path / "one"), "sm75.plan", b"whole")
+    live = _install(repository, source).folder
+    (live / "1" / "sm75.plan").write_bytes(b"cut")
+    installed = _install(repository, source)
+    assert installed.cautions == ()
+    assert (installed.folder / "1" / "sm75.plan").read_bytes() == b"whole"
+    assert problems_of(installed.folder) == []
+
+
+@pytest.mark.parametrize("damage", ["sm75.plan", "sm75.json", "sm75.layers.json"])
+@pytest.mark.parametrize("is_cut", [True, False], ids=["cut", "gone"])
+def test_a_damaged_plan_of_the_served_folder_does_not_keep_another_out(
+    repository: Repository, tmp_path: Path, damage: str, is_cut: bool
+) -> None:
+    """A plan joins the served folder, from where it is read too: what is damaged there is left behind and named."""
+    live = _install(repository, _with_plan(_folder(tmp_path / "one"), "sm75.plan", b"for the T4")).folder
+    (live / "1" / damage).write_bytes(b"cut") if is_cut else (live / "1" / damage).unlink()
+    installed = _install(repository, live, _files(live, "sm70.plan", b"for the V100"))
+    (caution,) = installed.cautions
+    assert caution.startswith("sm75.plan was damaged and is left out: build it again")
+    assert [path.name for path in sorted(live.glob("1/sm*"))] == ["sm70.json", "sm70.layers.json", "sm70.plan"]
+    assert problems_of(live) == []
+
+
+@pytest.mark.parametrize("damage", ["1/model.onnx", "labels.txt", "1/sm75.txt"])
+def test_other_damage_of_the_served_folder_is_refused(repository: Repository, tmp_path: Path, damage: str) -> None:
+    """A plan cannot be proved for a graph that is not what it was."""
+    live = _install(repository, _folder(tmp_path / "one")).folder
+    (live / damage).write_bytes(b"cut")
+    with pytest.raises(RepositoryDamaged, match=damage.rpartition("/")[2]):
+        _install(repository, live, _files(live, "sm75.plan", b"for the T4"))
+    assert not has_plan(live, "sm75.plan")
+
+
+def test_modes_of_the_source_are_not_kept(repository: Repository, tmp_path: Path) -> None:
+    """A read-only copy (a mounted share, `chmod -R a-w`) must not make the served folder one that none can replace."""
+    source = _with_plan(_folder(tmp_path / "one"), "sm75.plan", b"for the T4")
+    ordinary = {path.relative_to(source): stat.S_IMODE(path.stat().st_mode) for path in source.rglob("*")}
+    for path in (source, *source.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    folder = _install(repository, source).folder
+    for path in (source, *source.rglob("*")):
+        path.chmod(0o755)  # pytest removes it
+    assert {path.relative_to(folder): stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*")} == ordinary
+    assert stat.S_IMODE(folder.stat().st_mode) & stat.S_IRWXU == stat.S_IRWXU
+
+
+def test_a_plan_that_the_configuration_does_not_name_is_told(repository: Repository, tmp_path: Path) -> None:
+    """The plan of a GPU beyond the table is kept by a release that was built without it, and no server takes it."""
+    beyond = _folder(tmp_path / "auto", extra_plans={"9.0": "sm90.plan"})
+    installed = _install(repository, beyond, _files(beyond, "sm90.plan", b"for the H100"))
+    assert installed.cautions == ()
+    installed = _install(repository, _folder(tmp_path / "table"))
+    (caution,) = installed.cautions
+    assert caution.startswith("sm90.plan is kept, but this release's config.pbtxt does not name it")
+    assert "--gpu auto" in caution
+    assert has_plan(installed.folder, "sm90.plan")
+
+
+def test_what_explains_a_repository_is_no_model(tmp_path: Path) -> None:
+    """`publish models/*` names README.md too: it is skipped, and told."""
+    folder = _folder(tmp_path)
+    (tmp_path / "README.md").write_text("Models.")
+    assert model_folders([tmp_path / "README.md", folder]) == ([folder], [tmp_path / "README.md"])
+    with pytest.raises(UsageError, match=r"README\.md is no model"):
+        model_folders([tmp_path / "README.md"])
+
+
+@pytest.mark.parametrize(("name", "told"), [("", "/*"), ("notes.txt", "is no directory"), ("gone", "is no directory")])
+def test_what_is_no_model_folder_is_a_mistake_of_the_user(tmp_path: Path, name: str, told: str) -> None:
+    """A whole repository or a stray file: the message says what to give instead, before anything is published."""
+    folder = _folder(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UsageError) as caught:
+        model_folders([folder, tmp_path / name])
+    assert told in str(caught.value)
 
 
 @pytest.mark.parametrize("damage", ["1/model.onnx", "1/sm75.plan", "1/sm75.layers.json", "labels.txt"])

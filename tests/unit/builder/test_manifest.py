@@ -105,7 +105,7 @@ def test_a_missing_file_is_named(folder: Path, path: str) -> None:
     assert f"{_NAME}/{path} is missing" in problems_of(folder)
 
 
-@pytest.mark.parametrize("path", ["1/notes.txt", "model.onnx", "1/.hidden", "configs/gpu.pbtxt", "1/sm75.json"])
+@pytest.mark.parametrize("path", ["1/notes.txt", "model.onnx", "1/.hidden", "configs/gpu.pbtxt", "1/sm75.txt"])
 def test_a_file_that_the_manifest_does_not_list_is_named(folder: Path, path: str) -> None:
     """Nothing may lie beside what was published: a config of another name would be taken by the server."""
     (folder / path).write_text("extra")
@@ -177,6 +177,23 @@ def test_a_plan_without_a_readable_record_is_named(folder: Path, record: str | N
     path = _add_plan(folder).with_suffix(".json")
     path.unlink() if record is None else path.write_text(record)
     assert f"{_NAME}/1/sm75.plan has no readable record sm75.json" in problems_of(folder)
+
+
+@pytest.mark.parametrize("left", ["sm75.json", "sm75.layers.json"])
+def test_what_is_left_of_a_plan_is_named(folder: Path, left: str) -> None:
+    """Whoever removes a plan by hand leaves its record: told as a plan that is missing, not as a foreign file."""
+    (folder / "1" / left).write_text("{}")
+    assert problems_of(folder) == [f"{_NAME}/1/sm75.plan is missing, and {left} is left of it"]
+
+
+def test_plans_may_be_left_out_of_the_question(folder: Path) -> None:
+    """For who makes a plan anew: its files may be in any state, everything else is looked at as always."""
+    _add_plan(folder).write_bytes(b"b plan")
+    (folder / "1" / "sm70.json").write_text("{}")
+    assert len(problems_of(folder)) == 2
+    assert problems_of(folder, are_plans_checked=False) == []
+    (folder / "labels.txt").unlink()
+    assert problems_of(folder, are_plans_checked=False) == [f"{_NAME}/labels.txt is missing"]
 
 
 def test_a_plan_that_differs_from_its_record_is_named(folder: Path) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from builder.build import BuildOptions, Built, build
 from builder.catalog import MODELS
 from builder.errors import ParityFailed, PrecisionRejected, RepositoryDamaged, UsageError
 from builder.manifest import has_plan, problems_of, read_manifest
-from builder.plan_stage import PlanRequest, build_plans, folders_for
+from builder.plan_stage import PlanRequest, build_plans, folders_for, timing_cache
 from builder.progress import Progress
 from builder.publish import Repository
 from builder.targets import T4, V100
@@ -36,20 +37,26 @@ _V100_HOST = Toolchain((Gpu(0, "GPU-v", "Tesla V100", "7.0", "550.54.14", 16160)
 class OnnxEngine:
     """An engine whose plan is the ONNX file and whose GPU is ONNX Runtime: real answers, no word about TensorRT."""
 
-    def __init__(self, types: dict[str, str] | None = None, change: Callable | None = None) -> None:
+    def __init__(
+        self, types: dict[str, str] | None = None, change: Callable | None = None, tensorrt: str = "11.2.1.2"
+    ) -> None:
         self.jobs: list[PlanJob] = []
+        self.shown: list[str | None] = []  # CUDA_VISIBLE_DEVICES of each build
+        self._tensorrt = tensorrt
         self._types = types or {"fp32": "Float", "fp16": "Half"}
         self._change = change or (lambda answer: answer)
 
     def plan_from_onnx(self, job: PlanJob) -> Plan:
         self.jobs.append(job)
+        self.shown.append(os.environ.get("CUDA_VISIBLE_DEVICES"))
         kind = self._types[job.precision]
         tensor = {"Name": "x", "Location": "Device", "Dimensions": [1, 8, 8, 8], "Format/Datatype": kind}
         layer = {
             "Name": "conv", "LayerType": "CaskConvolution", "ParameterType": "Convolution",
             "Inputs": [tensor], "Outputs": [tensor], "Weights": {"Type": kind, "Count": 8},
         }  # fmt: skip
-        return Plan(job.onnx.read_bytes(), json.dumps({"Layers": [layer]}), "11.2.1.2", None)
+        cautions = (f"the timings of {job.precision} were not kept",)
+        return Plan(job.onnx.read_bytes(), json.dumps({"Layers": [layer]}), self._tensorrt, None, cautions)
 
     @contextlib.contextmanager
     def plan_runner(self, plan: bytes) -> Iterator[Callable]:
@@ -69,9 +76,8 @@ def staged_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def request_for_t4(staged_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanRequest:
+def request_for_t4(staged_once: Path, tmp_path: Path) -> PlanRequest:
     """A copy of it for one test."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "chosen by the user")
     shutil.copytree(staged_once, tmp_path / "parent")
     return PlanRequest(T4, tmp_path / "parent" / "models", PlanOptions(), cache_dir=tmp_path / "cache")
 
@@ -84,10 +90,11 @@ def _run(request: PlanRequest, engine: OnnxEngine, toolchain: Toolchain = _T4_HO
 def test_staged_folders_are_published_with_their_plans(request_for_t4: PlanRequest) -> None:
     """The repository has whole folders with a proved plan, staging has none left, and the record says how it came."""
     engine = OnnxEngine()
-    built, _ = _run(request_for_t4, engine)
+    built, log = _run(request_for_t4, engine)
     assert [(result.served_name, result.status, result.version) for result in built] == [
         (name, "published", 1) for name in _NAMES
     ]
+    assert [line.split(maxsplit=1)[0] for line in log.splitlines() if "were not kept" in line] == [*_NAMES]
     assert verify(request_for_t4.repository, T4) == {name: [] for name in _NAMES}
     assert not list(Repository(request_for_t4.repository).awaiting_plan.iterdir())
     for name, job in zip(_NAMES, engine.jobs, strict=True):
@@ -106,7 +113,7 @@ def test_staged_folders_are_published_with_their_plans(request_for_t4: PlanReque
 def test_the_v100_joins_the_t4_in_one_folder(request_for_t4: PlanRequest) -> None:
     """Building for the second GPU adds its plan: same release, same version, both plans sound."""
     first, _ = _run(request_for_t4, OnnxEngine())
-    second, _ = _run(dataclasses.replace(request_for_t4, target=V100), OnnxEngine(), _V100_HOST)
+    second, _ = _run(dataclasses.replace(request_for_t4, target=V100), OnnxEngine(tensorrt="10.4.0.26"), _V100_HOST)
     assert [(result.release, result.version) for result in second] == [
         (result.release, result.version) for result in first
     ]
@@ -179,9 +186,8 @@ def test_only_what_is_asked_for_gets_a_plan(request_for_t4: PlanRequest) -> None
         _run(dataclasses.replace(request_for_t4, architectures=("Xception71",)), OnnxEngine())
 
 
-def test_the_profiles_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_profiles_are_those_of_the_folder(tmp_path: Path) -> None:
     """Triton asks for profiles by number: plan and config cannot disagree, and each profile is proved."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "chosen by the user")
     options = BuildOptions((_SPEC,), T4, ("fp32",), tmp_path / "models", weights="seeded", profile_sizes=(1, 4, 8))
     build(options, Progress(is_quiet=True))
     engine = OnnxEngine()
@@ -197,14 +203,123 @@ def test_the_profiles_are_those_of_the_folder(tmp_path: Path, monkeypatch: pytes
 def test_the_gpu_of_the_target_is_the_one_that_is_used(
     request_for_t4: PlanRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A host may have several: CUDA is shown only the right one, by its UUID, unless the user has chosen."""
-    _run(request_for_t4, OnnxEngine())
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "chosen by the user"
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    """A host may have several: CUDA is shown only the right one, by its UUID, and afterwards what it was shown before.
+
+    Also where the user shows both: the first of them would be taken, and recorded as the target.
+    """
     both = dataclasses.replace(_T4_HOST, gpus=(*_V100_HOST.gpus, *_T4_HOST.gpus))
-    _run(request_for_t4, OnnxEngine(), both)
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-t4"
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for chosen in ("GPU-v,GPU-t4", None):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if chosen is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+        engine = OnnxEngine()
+        request = dataclasses.replace(request_for_t4, repository=request_for_t4.repository.parent / f"for-{chosen}")
+        shutil.copytree(
+            Repository(request_for_t4.repository).awaiting_plan, Repository(request.repository).awaiting_plan
+        )
+        _run(request, engine, both)
+        assert engine.shown == ["GPU-t4"] * 2
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == chosen
+
+
+def test_a_failed_plan_leaves_the_choice_of_gpus_as_it_was(
+    request_for_t4: PlanRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the process builds next is for another GPU, perhaps."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(PrecisionRejected):
+        _run(request_for_t4, OnnxEngine({"fp16": "Float", "fp32": "Float"}))
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+@pytest.mark.parametrize("damage", ["sm75.plan", "sm75.json", "sm75.layers.json"])
+def test_a_damaged_plan_of_a_served_folder_is_built_again(request_for_t4: PlanRequest, damage: str) -> None:
+    """`verify --gpu t4` advises the plan stage for it: that must be the repair."""
+    _run(request_for_t4, OnnxEngine())
+    (request_for_t4.repository / _NAMES[1] / "1" / damage).write_bytes(b"cut")
+    engine = OnnxEngine()
+    built, log = _run(request_for_t4, engine)
+    assert [result.status for result in built] == ["unchanged", "published"]
+    assert [job.precision for job in engine.jobs] == ["fp32"]
+    assert "sm75.plan was damaged: it is built again" in log
+    assert verify(request_for_t4.repository, T4) == {name: [] for name in _NAMES}
+
+
+def test_another_release_of_the_same_graph_is_published(request_for_t4: PlanRequest) -> None:
+    """Two instances are the same plan in another folder: it is not left staged because the plan is there already."""
+    _run(request_for_t4, OnnxEngine())
+    options = BuildOptions((_SPEC,), T4, ("fp32",), request_for_t4.repository, weights="seeded", instances=2)
+    (staged,) = build(options, Progress(is_quiet=True))
+    assert staged.status == "staged"
+    built, _ = _run(dataclasses.replace(request_for_t4, precisions=("fp32",)), OnnxEngine())
+    assert [(result.status, result.release) for result in built] == [("published", staged.release)]
+    assert read_manifest(request_for_t4.repository / _NAMES[1])["release"] == staged.release
+    assert not staged.folder.exists()
+
+
+def test_an_fp32_plan_with_tf32_may_differ_as_tf32_does(request_for_t4: PlanRequest) -> None:
+    """--tf32 gives an FP32 plan the digits of FP16: a difference that only TF32 explains is refused without it."""
+
+    def coarse(answer: np.ndarray) -> np.ndarray:
+        return answer * np.float32(np.exp(0.1))
+
+    request = dataclasses.replace(request_for_t4, precisions=("fp32",))
+    with pytest.raises(ParityFailed, match="googlenet_96_fp32"):
+        _run(request, OnnxEngine(change=coarse))
+    with_tf32 = dataclasses.replace(request, options=PlanOptions(is_tf32_allowed=True))
+    ((built,), _) = _run(with_tf32, OnnxEngine(change=coarse))
+    assert json.loads((built.folder / "1" / "sm75.json").read_text())["options"]["is_tf32_allowed"]
+
+
+@pytest.mark.parametrize(("option", "precision"), [("is_weakly_typed", "fp16"), ("is_tf32_allowed", "fp32")])
+def test_an_option_makes_anew_only_the_plans_that_it_is_about(
+    request_for_t4: PlanRequest, option: str, precision: str
+) -> None:
+    """--weak-fp16 leaves FP32 plans as they are, --tf32 the FP16 ones; what is recorded is what was built."""
+    engine = OnnxEngine()
+    _run(dataclasses.replace(request_for_t4, options=PlanOptions(**{option: True})), engine)
+    for name, job in zip(_NAMES, engine.jobs, strict=True):
+        record = json.loads((request_for_t4.repository / name / "1" / "sm75.json").read_text())
+        assert record["options"] == job.options.as_dict()
+        assert record["options"][option] == (job.precision == precision)
+    without = OnnxEngine()
+    _run(request_for_t4, without)
+    assert [job.precision for job in without.jobs] == [precision]
+
+
+def test_cards_of_one_compute_capability_share_no_timings(request_for_t4: PlanRequest) -> None:
+    """What is fast on one card need not be on another: a Quadro RTX 6000 is 7.5 as well."""
+    engine = OnnxEngine()
+    _run(request_for_t4, engine)
+    other = dataclasses.replace(_T4_HOST, gpus=(dataclasses.replace(_T4_HOST.gpus[0], name="Quadro RTX 6000/8000"),))
+    _run(request_for_t4, engine, other)
+    t4, quadro = dict.fromkeys(job.timing_cache for job in engine.jobs)
+    assert (t4.name, quadro.name) == (
+        "t4-tesla-t4-tensorrt-11.2.1.2.cache",
+        "t4-quadro-rtx-6000-8000-tensorrt-11.2.1.2.cache",
+    )
+    assert timing_cache(request_for_t4, "11.2.1").name == "t4-nvidia-t4-tensorrt-11.2.1.cache"
+
+
+def test_two_folders_of_one_name_are_refused(request_for_t4: PlanRequest, tmp_path: Path) -> None:
+    """Which of the two is meant is for the user to say: both are named, nothing is built."""
+    copied = tmp_path / "copied"
+    shutil.copytree(Repository(request_for_t4.repository).awaiting_plan, copied)
+    shutil.copytree(copied / _NAMES[0], copied / "of yesterday")
+    request = dataclasses.replace(request_for_t4, source=copied)
+    with pytest.raises(UsageError) as caught:
+        folders_for(request)
+    assert str(copied / _NAMES[0]) in str(caught.value)
+    assert str(copied / "of yesterday") in str(caught.value)
+    assert folders_for(dataclasses.replace(request, precisions=("fp32",))) == [copied / _NAMES[1]]
+
+
+def test_a_model_folder_in_the_place_of_its_parent_is_told(request_for_t4: PlanRequest, tmp_path: Path) -> None:
+    """--from names a directory of model folders; for one of them, the message says what to give."""
+    copied = tmp_path / "copied"
+    shutil.copytree(Repository(request_for_t4.repository).awaiting_plan, copied)
+    with pytest.raises(UsageError, match=f"give its parent, {re.escape(str(copied))}, and --model"):
+        folders_for(dataclasses.replace(request_for_t4, source=copied / _NAMES[0]))
 
 
 def test_a_plan_that_no_server_would_take_is_not_built(request_for_t4: PlanRequest) -> None:
@@ -217,9 +332,8 @@ def test_a_plan_that_no_server_would_take_is_not_built(request_for_t4: PlanReque
     assert engine.jobs == []
 
 
-def test_a_gpu_beyond_the_table_is_served_its_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built for it in both stages, its plan stands in the configuration beside those of the table."""
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "chosen by the user")
+def test_a_gpu_beyond_the_table_is_served_its_plan(tmp_path: Path) -> None:
+    """Built for it in both stages, its plan stands in the configuration beside those of the table, and stays there."""
     other = dataclasses.replace(T4, name="sm89", title="NVIDIA L4", compute_capability="8.9")
     host = dataclasses.replace(_T4_HOST, gpus=(Gpu(0, "GPU-l4", "NVIDIA L4", "8.9", "580.95.05", 23034),))
     build(BuildOptions((_SPEC,), other, ("fp32",), tmp_path / "models", weights="seeded"), Progress(is_quiet=True))
@@ -228,3 +342,19 @@ def test_a_gpu_beyond_the_table_is_served_its_plan(tmp_path: Path, monkeypatch: 
     assert has_plan(built.folder, "sm89.plan")
     config = (built.folder / "config.pbtxt").read_text()
     assert all(f'"sm{number}.plan"' in config for number in (70, 75, 89))
+
+    # A build for a GPU of the table: of the same inputs it is the same folder, of others the plan is named again.
+    for_t4 = BuildOptions((_SPEC,), T4, ("fp32",), tmp_path / "models", weights="seeded")
+    (again,) = build(for_t4, Progress(is_quiet=True))
+    assert (again.status, again.release) == ("unchanged", built.release)
+    (staged,) = build(dataclasses.replace(for_t4, instances=2), Progress(is_quiet=True))
+    assert staged.status == "staged"
+    assert '"sm89.plan"' in (staged.folder / "config.pbtxt").read_text()
+    (joined,), log = _run(dataclasses.replace(request, target=T4), OnnxEngine())
+    assert has_plan(joined.folder, "sm89.plan")
+    assert "config.pbtxt does not name it" not in log
+    # Of another graph the plan is lost and said to be, and there is nothing to name.
+    (staged,) = build(dataclasses.replace(for_t4, seed=1), Progress(is_quiet=True))
+    assert '"sm89.plan"' not in (staged.folder / "config.pbtxt").read_text()
+    _, log = _run(dataclasses.replace(request, target=T4), OnnxEngine())
+    assert "sm89.plan is not in this release" in log

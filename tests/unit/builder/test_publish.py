@@ -173,6 +173,35 @@ def test_a_second_rename_that_fails_puts_the_old_folder_back(
     }
 
 
+def test_an_interruption_between_two_renames_puts_the_old_folder_back(
+    repository: Repository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C says that each model is as it was or new: it must not wait for the next publisher to be true."""
+    _publish(repository, b"one")
+    rename = Path.rename
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if self.name.startswith("swap-"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(publish_module, "_RENAME_EXCHANGE", _FOREIGN_FLAG)
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _publish(repository, b"two")
+    assert _served(repository) == (1, _contents(b"one").release)
+    assert problems_of(repository.path / _NAME) == []
+
+
+def test_the_served_folder_is_told_from_its_copies(repository: Repository) -> None:
+    """Only its own damaged plans may be passed over: those of a copy lie whole where they were built."""
+    _publish(repository, b"one")
+    live, copy = repository.path / _NAME, repository.path / "googlenet_copy"
+    shutil.copytree(live, copy)
+    (repository.path / "tmp").mkdir()
+    assert [repository.serves(path) for path in (live, copy, repository.path / "tmp")] == [True, False, False]
+
+
 def test_a_folder_of_someone_else_is_kept_when_it_is_replaced(repository: Repository) -> None:
     """What the builder cannot read is not the builder's to throw away."""
     folder = repository.path / _NAME

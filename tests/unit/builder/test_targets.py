@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from builder.errors import UsageError
@@ -20,6 +22,21 @@ def test_every_target_is_found_under_its_own_name() -> None:
     """`--gpu NAME` and the table agree; only the processor has no plan."""
     assert {name: target.name for name, target in TARGETS.items()} == {name: name for name in ("t4", "v100", "cpu")}
     assert [target.name for target in TARGETS.values() if target.plan_filename is None] == ["cpu"]
+
+
+def test_a_row_that_is_not_in_the_table_is_asked_for_by_auto() -> None:
+    """`--gpu sm80` does not exist, nor does a service build-sm80."""
+    made = dataclasses.replace(T4, name="sm80", title="NVIDIA A100")
+    assert (made.is_listed, made.option) == (False, "auto")
+    assert [(target.is_listed, target.option) for target in GPU_TARGETS] == [(True, "v100"), (True, "t4")]
+
+
+@pytest.mark.parametrize(
+    "title", ["an NVIDIA T4", "a Tesla V100-SXM2-16GB", "a Quadro RTX 6000", "a GeForce RTX 2080", "an A100-SXM4-40GB"]
+)
+def test_a_title_has_its_article(title: str) -> None:
+    """Drivers name cards with the maker or without."""
+    assert dataclasses.replace(T4, title=title.partition(" ")[2]).a_title == title
 
 
 def test_volta_is_kept_on_the_last_release_that_serves_it() -> None:

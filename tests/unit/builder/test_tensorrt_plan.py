@@ -151,6 +151,45 @@ def test_a_cache_that_cannot_be_written_is_told_before_the_build(recording, job,
     assert recording.parsed == ""
 
 
+def test_what_stands_in_the_place_of_the_cache_is_told_before_the_build(recording, job):
+    """The directory can be written, and the file in it not."""
+    job.timing_cache.mkdir(parents=True)
+    with pytest.raises(PlanFailed, match=r"cannot be written\. Nothing was built"):
+        plan_from_onnx(job)
+    assert recording.parsed == ""
+
+
+def test_a_plan_outlives_the_cache_that_cannot_be_saved(recording, job, monkeypatch):
+    """The disk is full, or somebody was faster: minutes of the next build are lost, not the plan of this one."""
+    built = recording_tensorrt.Builder.build_serialized_network
+
+    def and_take_the_place(self, network, config):
+        job.timing_cache.mkdir()
+        return built(self, network, config)
+
+    monkeypatch.setattr(recording_tensorrt.Builder, "build_serialized_network", and_take_the_place)
+    plan = plan_from_onnx(job)
+    assert (plan.data, plan.timing_cache_sha256) == (b"plan", None)
+    (caution,) = plan.cautions
+    assert f"the timing cache {job.timing_cache} could not be saved" in caution
+
+
+def test_what_another_build_has_saved_meanwhile_is_kept(recording, job, monkeypatch):
+    """Two builds share the file: the last to save has the timings of both, and nothing to be told of."""
+    built = recording_tensorrt.Builder.build_serialized_network
+
+    def while_another_saves(self, network, config):
+        job.timing_cache.write_bytes(b" by another")
+        return built(self, network, config)
+
+    monkeypatch.setattr(recording_tensorrt.Builder, "build_serialized_network", while_another_saves)
+    plan = plan_from_onnx(job)
+    assert job.timing_cache.read_bytes() == b"measured by another"
+    assert plan.timing_cache_sha256 == hashlib.sha256(b"measured by another").hexdigest()
+    assert plan.cautions == ()
+    assert {path.name for path in job.timing_cache.parent.iterdir()} <= {"t4.cache", "t4.cache.lock"}
+
+
 def test_the_plan_is_loaded_again_to_be_described(recording, job):
     """The layers are those of the bytes that are returned."""
     recording.layers = '{"Layers": [{"Name": "conv"}]}'

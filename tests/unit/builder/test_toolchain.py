@@ -9,10 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from builder import toolchain
+from builder import gpus
 from builder.errors import IncompleteBuild
 from builder.targets import T4, V100, Target
-from builder.toolchain import Gpu, Toolchain, cautions, found_toolchain, gpu_for, refusals, target_from_gpu
+from builder.toolchain import (
+    Gpu,
+    Toolchain,
+    cautions,
+    found_toolchain,
+    gpu_for,
+    is_same_release,
+    refusals,
+    target_from_gpu,
+)
 
 _T4 = "0, GPU-11, Tesla T4, 7.5, 580.95.05, 15360"
 _V100 = "1, GPU-22, Tesla V100-SXM2-16GB, 7.0, 550.54.14, 16160"
@@ -32,6 +41,7 @@ def _machine(*rows: str, tensorrt: str | None = "11.2.1.2", polygraphy: str | No
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Puts a program of this body on PATH, alone but for the shell it is written in."""
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
     def write(body: str) -> None:
         program = tmp_path / "nvidia-smi"
@@ -107,7 +117,7 @@ def test_an_nvidia_smi_that_hangs_is_left_and_is_a_note(
     nvidia_smi: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A driver that is not well never answers; the builder does not wait for it for ever."""
-    monkeypatch.setattr(toolchain, "_NVIDIA_SMI_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(gpus, "_NVIDIA_SMI_TIMEOUT_S", 0.1)
     nvidia_smi("while :; do :; done")
     found = found_toolchain()
     assert found.gpus == ()
@@ -161,8 +171,10 @@ def test_a_tensorrt_that_does_not_import_is_a_note(tensorrt: Callable[[str], Non
         (T4, _machine(_T4)),
         (V100, _machine(_V100, tensorrt="10.4.0")),
         (V100, _machine(_T4, _V100, tensorrt="10.4.0.26")),
+        (V100, _machine(_V100.replace("550.54.14", "580.95.05"), tensorrt="10.4.0")),
+        (V100, _machine(_V100.replace("550.54.14", "525.60.13"), tensorrt="10.4.0")),
     ],
-    ids=["T4", "V100", "V100 beside a T4"],
+    ids=["T4", "V100", "V100 beside a T4", "the last driver branch of Volta", "the first driver branch of CUDA 12"],
 )
 def test_the_right_machine_is_not_refused(target: Target, machine: Toolchain) -> None:
     """`10.4.0` is the same TensorRT as the table's `10.4.0.26`."""
@@ -173,7 +185,7 @@ def test_the_right_machine_is_not_refused(target: Target, machine: Toolchain) ->
 @pytest.mark.parametrize(
     ("target", "machine", "sides"),
     [
-        (T4, _machine(_V100, tensorrt="10.4.0"), ["Tesla V100-SXM2-16GB", "7.0", "NVIDIA T4", "7.5"]),
+        (T4, _machine(_V100), ["Tesla V100-SXM2-16GB", "7.0", "NVIDIA T4", "7.5"]),
         (T4, _machine(_V100, _L4), ["Tesla V100-SXM2-16GB", "7.0", "NVIDIA L4", "8.9", "NVIDIA T4", "7.5"]),
         (V100, _machine(_T4, tensorrt="10.4.0"), ["Tesla T4", "7.5", "NVIDIA V100", "7.0"]),
         (V100, _machine(_V100), ["TensorRT 11.2.1.2", "10.4.0.26", "10.5", "7.0"]),
@@ -181,6 +193,8 @@ def test_the_right_machine_is_not_refused(target: Target, machine: Toolchain) ->
         (T4, _machine(_T4, tensorrt="8.6.1"), ["TensorRT 8.6.1", "11.2.1"]),
         (T4, _machine(_T4.replace("580.95.05", "470.57.02")), ["470.57.02", "580"]),
         (V100, _machine(_V100.replace("550.54.14", "590.10"), tensorrt="10.4.0"), ["590.10", "580"]),
+        (T4, _machine(_T4, tensorrt="11.3.0.99"), ["TensorRT 11.3.0.99", "11.2.1", T4.tensorrt_image]),
+        (V100, _machine(_V100, tensorrt="10.3.0"), ["TensorRT 10.3.0", "10.4.0.26", V100.tensorrt_image]),
     ],
     ids=[
         "V100 for T4",
@@ -191,6 +205,8 @@ def test_the_right_machine_is_not_refused(target: Target, machine: Toolchain) ->
         "TensorRT 8",
         "old driver",
         "new driver",
+        "TensorRT of another month",
+        "TensorRT before the last with Volta",
     ],
 )
 def test_the_wrong_one_is_refused_with_both_sides(target: Target, machine: Toolchain, sides: list[str]) -> None:
@@ -217,13 +233,68 @@ def test_what_is_missing_is_not_called_wrong() -> None:
         assert word in refusal.message
 
 
-def test_another_tensorrt_than_the_table_says_is_a_caution() -> None:
-    """The table's 11.2.1 is second-hand: what is really there may build, if the same serves."""
+def test_another_tensorrt_is_built_with_on_request_only() -> None:
+    """The table's 11.2.1 is second-hand: what is really there may build, if the same serves; it stays a caution."""
     machine = _machine(_T4, tensorrt="11.3.0.99")
-    assert refusals(T4, machine) == []
-    (caution,) = cautions(T4, machine)
+    (refusal,) = refusals(T4, machine)
+    assert "--tensorrt-of-this-host" in refusal.message
+    assert cautions(T4, machine) == []
+    assert refusals(T4, machine, is_other_tensorrt_allowed=True) == []
+    (caution,) = cautions(T4, machine, is_other_tensorrt_allowed=True)
     assert "11.3.0.99" in caution
     assert "11.2.1" in caution
+
+
+def test_a_tensorrt_that_cannot_build_is_no_caution_beside_its_refusal() -> None:
+    """On request or not: `only a Triton with 11.2.1 can load the plan` would promise a plan that cannot be."""
+    machine = _machine(_V100)
+    for is_allowed in (False, True):
+        (refusal,) = refusals(V100, machine, is_other_tensorrt_allowed=is_allowed)
+        assert "10.5 removed it" in refusal.message
+        assert cautions(V100, machine, is_other_tensorrt_allowed=is_allowed) == []
+
+
+def test_another_patch_of_the_release_is_a_caution() -> None:
+    """Plans of 11.2.0 may not load in 11.2.1; the same release is not refused."""
+    machine = _machine(_T4, tensorrt="11.2.0.5")
+    assert refusals(T4, machine) == []
+    (caution,) = cautions(T4, machine)
+    assert "11.2.0.5" in caution
+
+
+@pytest.mark.parametrize(
+    ("found", "listed", "is_same"),
+    [
+        ("10.4.0", "10.4.0.26", True),
+        ("11.2.0", "11.2.1", True),
+        ("11.2.1.post1", "11.2.1", True),
+        ("10.3.0", "10.4.0", False),
+        ("11.4.0", "10.4.0", False),
+    ],
+)
+def test_a_release_is_major_and_minor(found: str, listed: str, *, is_same: bool) -> None:
+    """What follows is a patch of it."""
+    assert is_same_release(found, listed) is is_same
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "is_told"),
+    [
+        (T4, "Tesla T4", False),
+        (T4, "NVIDIA T4", False),
+        (T4, "Quadro RTX 6000", True),
+        (T4, "NVIDIA T400", True),
+        (V100, "Tesla V100-SXM2-16GB", False),
+        (V100, "NVIDIA TITAN V", True),
+    ],
+)
+def test_another_card_of_the_same_capability_is_named(target: Target, name: str, *, is_told: bool) -> None:
+    """It builds a plan that runs on the target, and is tuned for itself."""
+    row = (_T4 if target is T4 else _V100).replace("Tesla T4", name).replace("Tesla V100-SXM2-16GB", name)
+    machine = _machine(row, tensorrt=target.tensorrt)
+    assert refusals(target, machine) == []
+    told = [f"the GPU here is {name}: its plan is tuned for that, not for an {target.title}"]
+    assert cautions(target, machine) == (told if is_told else [])
 
 
 def test_auto_is_the_row_of_the_gpu_that_is_here() -> None:
@@ -232,7 +303,7 @@ def test_auto_is_the_row_of_the_gpu_that_is_here() -> None:
     assert target_from_gpu(_machine(_V100, _T4)) is V100
     row = target_from_gpu(_machine(_L4))
     assert (row.name, row.title, row.plan_filename, row.tensorrt) == ("sm89", "NVIDIA L4", "sm89.plan", "11.2.1.2")
-    assert refusals(row, _machine(_L4)) == []
+    assert (refusals(row, _machine(_L4)), cautions(row, _machine(_L4))) == ([], [])
     with pytest.raises(IncompleteBuild, match="--gpu t4"):
         target_from_gpu(_machine())
 
@@ -244,4 +315,4 @@ def test_a_new_gpu_is_one_row() -> None:
     assert refusals(row, _machine(_L4)) == []
     assert gpu_for(row, _machine(_T4, _L4)) == _gpu(_L4)
     (refusal,) = refusals(row, _machine(_T4))
-    assert "NVIDIA L4 (compute capability 8.9)" in refusal.message
+    assert "an NVIDIA L4 (compute capability 8.9)" in refusal.message

@@ -10,6 +10,9 @@ import pytest
 from builder.catalog import MODELS
 from builder.errors import UsageError
 from builder.folder import Contents, assemble_folder
+from builder.manifest import read_manifest
+from builder.plan_record import folder_facts, plan_files
+from builder.targets import TARGETS
 from builder.verify import verify
 
 
@@ -84,3 +87,23 @@ def test_no_repository_is_a_mistake_of_the_user(tmp_path: Path, make: str) -> No
         path.mkdir()
     with pytest.raises(UsageError, match=str(path)):
         verify(path)
+
+
+@pytest.mark.parametrize(("tensorrt", "is_loaded"), [("11.2.1.2", True), ("11.3.0", False), (None, False)])
+def test_a_plan_of_another_tensorrt_than_the_gpus_image_is_named(
+    repository: Path, tensorrt: str | None, is_loaded: bool
+) -> None:
+    """A plan loads only in the TensorRT that built it: found before a server is started, not by it."""
+    folder = repository / "googlenet_fp32"
+    facts = folder_facts(read_manifest(folder))
+    toolchain = {} if tensorrt is None else {"tensorrt": tensorrt}
+    told = {"onnx_sha256": facts.onnx_sha256, "profiles": list(facts.profiles), "toolchain": toolchain}
+    for name, content in plan_files("sm75.plan", b"plan", "{}", told).items():
+        (folder / "1" / name).write_bytes(content)
+    problems = verify(repository, TARGETS["t4"])["googlenet_fp32"]
+    if is_loaded:
+        assert problems == []
+    else:
+        (problem,) = problems
+        assert f"was built with TensorRT {tensorrt or 'an unknown version'}" in problem
+        assert "tensorrt:26.08-py3, run `python -m builder build --gpu t4 --stage plan" in problem

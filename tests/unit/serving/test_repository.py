@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.errors import RepositoryInvalid, UsageError
-from serving.repository import missing_plan, models_to_serve
+from serving.errors import PlanMissing, RepositoryInvalid, UsageError
+from serving.repository import gpu_compute_capabilities, missing_plan, models_to_serve
 
 CONFIG = """\
 name: "m"
@@ -78,3 +78,35 @@ def test_a_missing_plan_is_found_by_compute_capability(repository):
     assert (capability, "2/sm70.plan does not exist" in what) == ("7.0", True)
     assert missing_plan(model, ["9.0"])[0] == "9.0"
     assert missing_plan(model, []) is None
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path_factory, monkeypatch):
+    """Makes `nvidia-smi` answer these lines, for one test."""
+    tools = tmp_path_factory.mktemp("tools")
+    monkeypatch.setenv("PATH", str(tools))
+
+    def write(*lines):
+        (tools / "nvidia-smi").write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines))
+        (tools / "nvidia-smi").chmod(0o755)
+        gpu_compute_capabilities.cache_clear()
+
+    yield write
+    gpu_compute_capabilities.cache_clear()
+
+
+def test_a_gpu_that_does_not_answer_has_no_capability(nvidia_smi):
+    """`[N/A]` is no GPU to have a plan for."""
+    nvidia_smi("[N/A]", "7.5", "[GPU is lost]", "8.0")
+    assert gpu_compute_capabilities() == ("7.5", "8.0")
+
+
+def test_a_gpu_without_a_plan_is_told_which_plans_there_are(repository, nvidia_smi):
+    """Those of this folder, whatever it was built for; and the command that works on any GPU."""
+    nvidia_smi("8.0")
+    with pytest.raises(PlanMissing, match=r"capability 8\.0.*It has no plan at all.*build --gpu auto"):
+        models_to_serve(repository, ["a"], "gpu")
+    (repository / "a" / "1" / "sm89.plan").touch()
+    (repository / "a" / "1" / "sm75.plan").touch()
+    with pytest.raises(PlanMissing, match=r"It has sm75\.plan, sm89\.plan\. Run"):
+        models_to_serve(repository, ["a"], "gpu")
