@@ -41,7 +41,7 @@ class BuildOptions:
     weights: str = "pretrained"
     seed: int = 0
     labels: Path | None = None
-    instances: int = 1
+    instances: int | None = None
     profile_sizes: tuple[int, ...] = DEFAULT_PROFILE_SIZES
     cache_dir: Path = Path(".cache")
     lock_file: Path = Path("weights.lock.json")

@@ -90,9 +90,9 @@ def _add_onnx_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--instances",
         type=int,
-        default=1,
         metavar="N",
-        help="instance_group count (default: 1); two overlap copy and compute on a GPU",
+        help="instance_group count (default: 2 on a GPU, where they overlap copy and compute, 1 on a CPU); a model "
+        "with one has a queue without a bound",
     )
     group.add_argument(
         "--profiles",
@@ -218,7 +218,7 @@ def _check_together(options: argparse.Namespace, parser: argparse.ArgumentParser
             raise UsageError(f"{option} is about {precision} plans: --precision {options.precision} builds none")
     if options.source is not None and not options.source.is_dir():
         raise UsageError(f"--from {options.source}: no such directory; expected one that holds model folders")
-    if options.instances < 1:
+    if options.instances is not None and options.instances < 1:
         raise UsageError(f"--instances {options.instances}: expected 1 or more")
     if options.workspace_mib < 1:
         raise UsageError(f"--workspace-mib {options.workspace_mib}: expected 1 or more")

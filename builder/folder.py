@@ -37,7 +37,7 @@ class Contents:
     labels: list[str]
     onnx: bytes
     reference: bytes
-    instances: int
+    instances: int | None
     provenance: dict[str, Any]
     profile_sizes: tuple[int, ...] = DEFAULT_PROFILE_SIZES
     extra_plans: Mapping[str, str] = field(default_factory=dict)

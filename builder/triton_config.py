@@ -20,8 +20,10 @@ from builder.targets import GPU_TARGETS
 
 WARM_UP_BATCHES = (1, 4, 8)
 MAX_QUEUE_SIZE = 64
+# On a GPU two overlap copying and computing; on a CPU both would share the same cores, and double the memory.
+GPU_INSTANCES = 2
+CPU_INSTANCES = 1
 EMULATED_FP16 = "fp16 weights, fp32 arithmetic"
-# A request that has waited longer than this is refused; the client sends what is left of its own deadline instead.
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,14 @@ def configs_from_spec(  # noqa: PLR0917 - the last ones are options
     precision: str,
     labels: list[str],
     release: str | None,
-    instances: int = 1,
+    instances: int | None = None,
     profile_sizes: Sequence[int] = DEFAULT_PROFILE_SIZES,
     extra_plans: Mapping[str, str] | None = None,
 ) -> Configs:
     """Both configs of `spec` at `precision`: same tensors and parameters, one backend each.
 
-    `instances` run side by side: with two, one copies while the other computes. `profile_sizes` are those that every
+    `instances` run side by side; None means `GPU_INSTANCES` and `CPU_INSTANCES`. A single one has no bound to its
+    queue, see `_batching`. `profile_sizes` are those that every
     plan of the folder is built with (see `builder.profiles`); only the GPU config knows them. `extra_plans` names the
     plans of GPUs that the table of targets lacks, by compute capability; the table's own rows are always there. On the
     CPU an FP16 model says that it is `emulated`: its weights are FP16, its arithmetic is FP32.
@@ -52,11 +55,12 @@ def configs_from_spec(  # noqa: PLR0917 - the last ones are options
     a field is not Triton's.
     """
     common = _common(spec, precision, labels, release)
-    cpu = common | _python(instances) | _batching()
+    on_cpu, on_gpu = instances or CPU_INSTANCES, instances or GPU_INSTANCES
+    cpu = common | _python(on_cpu) | _batching(on_cpu)
     if precision == "fp16":
         cpu["parameters"] = common["parameters"] | {"emulated": {"string_value": EMULATED_FP16}}
-    tensorrt = _tensorrt(instances, profiles_from_sizes(profile_sizes), extra_plans or {})
-    return Configs(gpu=_text(common | tensorrt | _batching()), cpu=_text(cpu))
+    gpu = common | _tensorrt(on_gpu, profiles_from_sizes(profile_sizes), extra_plans or {}) | _batching(on_gpu)
+    return Configs(gpu=_text(gpu), cpu=_text(cpu))
 
 
 def _common(spec: ModelSpec, precision: str, labels: list[str], release: str | None) -> dict[str, Any]:
@@ -96,18 +100,16 @@ def _parameters(spec: ModelSpec, precision: str, labels: list[str], release: str
     return parameters if release is None else parameters | {"release": release}
 
 
-def _batching() -> dict[str, Any]:
-    # No preferred sizes and no delay: measured to cost 23 % of the throughput at concurrency 16. No time-out either:
-    # with one Triton stops handing the next batch over while the last is computed, and waits 5 ms before each batch
-    # that has queued (docs/benchmarks.md); by its own issue 8870 it then also slows down for good. What a client over
-    # gRPC no longer waits for is dropped from the queue all the same, and the queue is short.
-    return {
-        "dynamic_batching": {
-            "default_queue_policy": {
-                "max_queue_size": MAX_QUEUE_SIZE,
-            }
-        }
-    }
+def _batching(instances: int) -> dict[str, Any]:
+    """Batches of what has come, without preferred sizes and without delay: those cost 23 % at concurrency 16.
+
+    With any queue policy, be it only a bound, Triton forms a batch no earlier than an instance asks for one, and a
+    single instance then waits for it: measured to halve the throughput of models of 8 to 130 ms (docs/benchmarks.md).
+    With two, one computes while the other asks. A time-out is no policy for either: what a client over gRPC no longer
+    waits for is dropped all the same, and by Triton's issue 8870 a model with one slows down for good.
+    """
+    policy = {} if instances == 1 else {"default_queue_policy": {"max_queue_size": MAX_QUEUE_SIZE}}
+    return {"dynamic_batching": policy}
 
 
 def _tensorrt(instances: int, profiles: Sequence[BatchProfile], extra_plans: Mapping[str, str]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """A Python client for Triton servers that serve PaddleClas's Inception series."""
 
+from client.aio import AsyncInceptionClient
 from client.client import InceptionClient
+from client.connection import Tls
 from client.contract import ModelContract, Preprocessing
 from client.errors import (
     BadResponse,
@@ -13,12 +15,17 @@ from client.errors import (
     NotAllowed,
     Overloaded,
     PreprocessMismatch,
+    QueueFull,
     ServerUnavailable,
+    SomeFailed,
+    TlsFailed,
     UnknownModel,
 )
-from client.results import Classification, ModelHealth, Prediction
+from client.results import Classification, ModelHealth, ModelStatistics, Phase, Prediction, Timings
+from client.retries import RetryPolicy
 
 __all__ = [
+    "AsyncInceptionClient",
     "BadResponse",
     "Classification",
     "ClientClosed",
@@ -30,11 +37,19 @@ __all__ = [
     "InvalidRequest",
     "ModelContract",
     "ModelHealth",
+    "ModelStatistics",
     "NotAllowed",
     "Overloaded",
+    "Phase",
     "Prediction",
     "PreprocessMismatch",
     "Preprocessing",
+    "QueueFull",
+    "RetryPolicy",
     "ServerUnavailable",
+    "SomeFailed",
+    "Timings",
+    "Tls",
+    "TlsFailed",
     "UnknownModel",
 ]

@@ -1,83 +1,244 @@
-"""`InceptionClient`: an image in, labels out. Thin: decoding, naming, sending and checking have their own modules."""
+"""`InceptionClient`: an image in, labels out. Thin: `core` knows what is done, this module waits for it."""
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from os import PathLike
 from types import TracebackType
+from typing import Literal, TypeVar, overload
 
-import numpy as np
-
+from client.arena import Arena
+from client.classification import Outcome, Wanted
+from client.connect import transport_for
+from client.connection import Tls, connection_from_urls
 from client.contract import ModelContract
-from client.deadline import Deadline, checked_timeout_s
-from client.errors import (
-    BadResponse,
-    DeadlineExceeded,
-    InceptionError,
-    InvalidRequest,
-    Overloaded,
-    ServerUnavailable,
-    UnknownModel,
-)
-from client.images import ImageLike, Rgb, crop_from_rgb, rgb_from_image
-from client.reply import Reply, predictions_from_scores, probabilities_from_reply
-from client.results import Classification, ModelHealth
-from client.served import ServedModels
-from client.transport import GrpcTransport, Transport, address_from_url
+from client.core import Core
+from client.errors import InceptionError, SomeFailed
+from client.images import ImageLike
+from client.results import Classification, ModelHealth, ModelStatistics
+from client.retries import Call, RetryPolicy
+from client.steps import Steps, run
+from client.stream import DEFAULT_WINDOW, OnError, check_sizes, checked_on_error, stream, window_of, with_index
+from client.transport import Transport
 
-# A model may be replaced while the client runs; then its contract is read again. Twice within one call is no accident.
-MAX_CONTRACT_READS = 2
-PROBE_INTERVAL_S = 0.25
+T = TypeVar("T")
 
 
 class InceptionClient:
-    """Classifies images on a Triton server that serves this project's models, over gRPC.
+    """Classifies images on a Triton server that serves this project's models.
 
-    `url` is `host:port` or `grpc://host:port`; `token` opens what the server restricts, and is sent with every call;
-    every call ends within `timeout_s` seconds, but `health`, which takes up to that for each model, and
-    `wait_until_ready`, which is told its own. One client may be used from several threads. It connects when it is
-    first used; a `with` block or `close()` ends it. Every failure is an `InceptionError`, see `client.errors`.
+    `url` is `host:port` or `grpc://host:port` for gRPC, `grpcs://` for gRPC over TLS, `http://` or `https://` for HTTP,
+    or a list of gRPC addresses that serve the same and are used in turn. `token` opens what the server restricts;
+    `headers` are sent with every request. Every call ends within `timeout_s` seconds, tries again included, but for
+    `health`, which takes up to that for each model, and `classify_many`, which takes it for each batch.
+
+    One client may be used from several threads, and from a process forked from its own (over gRPC where
+    GRPC_ENABLE_FORK_SUPPORT=1 is set). It connects when it is first used; a `with` block or `close()` ends it. Every
+    failure is an `InceptionError`, see `client.errors`.
 
         with InceptionClient("localhost:8001") as client:
             print(client.classify("cat.jpg", model="InceptionV3").best.label)
     """
 
-    def __init__(self, url: str, *, token: str | None = None, timeout_s: float = 30.0) -> None:
-        self._timeout_s = checked_timeout_s(timeout_s)
-        self._transport: Transport = GrpcTransport(address_from_url(url), token)
-        self._served = ServedModels(self._transport)
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        *,
+        token: str | None = None,
+        timeout_s: float = 30.0,
+        headers: Mapping[str, str] | None = None,
+        tls: Tls | None = None,
+        keepalive_s: float | None = None,
+        retries: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+    ) -> None:
+        connection = connection_from_urls(url, token=token, headers=headers, tls=tls, keepalive_s=keepalive_s)
+        core = Core(connection.shown, timeout_s, retries)
+        transport = transport_for(connection)
+        self._begin(transport, core, transport.close)
+
+    def _begin(self, transport: Transport, core: Core, *closing: Callable[[], object]) -> None:
+        """`closing` is what `close` does, in this order, once."""
+        self._transport, self._core, self._closing = transport, core, closing
+
+    @classmethod
+    def over(
+        cls,
+        transport: Transport,
+        *,
+        timeout_s: float = 30.0,
+        retries: RetryPolicy = RetryPolicy(),  # noqa: B008
+    ) -> InceptionClient:
+        """A client of any `Transport`, such as `client.testing.FakeServer`."""
+        client = cls.__new__(cls)
+        client._begin(transport, Core(transport.address, timeout_s, retries), transport.close)
+        return client
+
+    @classmethod
+    def local(
+        cls, repository: str | PathLike[str], *, models: Sequence[str] | None = None, timeout_s: float = 30.0
+    ) -> InceptionClient:
+        """A client of a server of its own: it is started with the model folders in `repository`, on this machine, and
+        stopped by `close`.
+
+        `models` names the folders to serve, None means all. Needs the package's extra `serving`. Raises
+        `ServerUnavailable` with the reason when the server does not start.
+        """
+        from client.local import started
+
+        server = started(repository, models)
+        try:
+            client = cls(server.grpc_url, token=server.token, timeout_s=timeout_s)
+        except BaseException:
+            server.stop()
+            raise
+        client._closing = (*client._closing, server.stop)
+        return client
 
     def classify(
-        self, image: ImageLike, model: str | None = None, precision: str | None = None, top_k: int = 5
+        self,
+        image: ImageLike,
+        model: str | None = None,
+        precision: str | None = None,
+        top_k: int = 5,
+        *,
+        probabilities: bool = False,
+        timeout_s: float | None = None,
     ) -> Classification:
-        """The `top_k` most probable classes of one image.
+        """The `top_k` most probable classes of one image, or all where the model has fewer.
 
         `image` is a path, the bytes of a JPEG, PNG or WEBP file, a binary file object, a PIL image, or a uint8 RGB
-        array [height, width, 3]; the model says how it is resized and cropped. `model` is "InceptionV3",
-        "inception_v3" or "inception_v3_fp16", and may be left out where one architecture is served; `precision` None
-        means fp16 where served, else fp32, and the result says which it was.
+        array [height, width, 3] or torch tensor [3, height, width]; the model says how it is resized and cropped.
+        `model` is "InceptionV3", "inception_v3" or "inception_v3_fp16", and may be left out where one architecture is
+        served; `precision` None means fp16 where served, else fp32, and the result says which it was. `probabilities`
+        adds those of all classes to the result.
         """
-        started_s = time.perf_counter()
-        deadline = Deadline(self._timeout_s)
-        rgb = rgb_from_image(image)  # before anything is sent: a bad image costs no connection
-        decode_s = time.perf_counter() - started_s
-        contract, reply, crop_s, inference_s = self._answer(rgb, model, precision, top_k, deadline)
-        scores = probabilities_from_reply(reply, contract)
-        return Classification(
-            predictions=predictions_from_scores(scores, contract.labels, top_k),
-            model=contract.architecture,
-            served_name=contract.served_name,
-            precision=contract.precision,
-            version=reply.version,
-            release=contract.release,
-            emulated=contract.emulated,
-            preprocess_ms=(decode_s + crop_s) * 1e3,
-            inference_ms=inference_s * 1e3,
-            total_ms=(time.perf_counter() - started_s) * 1e3,
-        )
+        wanted = Wanted(model, precision, top_k, probabilities)
+        return self._run(lambda call: self._core.classify(image, wanted, call), timeout_s)
+
+    @overload
+    def classify_batch(
+        self,
+        images: Iterable[ImageLike],
+        model: str | None = None,
+        precision: str | None = None,
+        top_k: int = 5,
+        *,
+        probabilities: bool = False,
+        timeout_s: float | None = None,
+        on_error: Literal["raise"] = "raise",
+    ) -> list[Classification]: ...
+
+    @overload
+    def classify_batch(
+        self,
+        images: Iterable[ImageLike],
+        model: str | None = None,
+        precision: str | None = None,
+        top_k: int = 5,
+        *,
+        probabilities: bool = False,
+        timeout_s: float | None = None,
+        on_error: Literal["return"],
+    ) -> list[Outcome]: ...
+
+    def classify_batch(
+        self,
+        images: Iterable[ImageLike],
+        model: str | None = None,
+        precision: str | None = None,
+        top_k: int = 5,
+        *,
+        probabilities: bool = False,
+        timeout_s: float | None = None,
+        on_error: OnError = "raise",
+    ) -> list[Classification] | list[Outcome]:
+        """The same for several images, in their order, within one deadline; they travel in batches the model takes.
+
+        Every image is tried. Where some fail, "raise" raises `SomeFailed`, which has the answers of the others, and
+        "return" puts each error into its image's place; an error knows its image's `index`. What would meet every
+        image (a wrong model, a closed client) is raised as it is.
+        """
+        is_raised = checked_on_error(on_error)
+        wanted, listed = Wanted(model, precision, top_k, probabilities), list(images)
+        if not listed:
+            return []
+        call = self._core.call(timeout_s)
+        outcomes = list(self._stream(listed, wanted, DEFAULT_WINDOW, None, lambda: call))
+        if is_raised and any(isinstance(outcome, InceptionError) for outcome in outcomes):
+            raise SomeFailed(outcomes)
+        return outcomes
+
+    @overload
+    def classify_many(
+        self,
+        images: Iterable[ImageLike],
+        model: str | None = None,
+        precision: str | None = None,
+        top_k: int = 5,
+        *,
+        window: int = DEFAULT_WINDOW,
+        batch_size: int | None = None,
+        probabilities: bool = False,
+        on_error: Literal["raise"] = "raise",
+    ) -> Iterator[Classification]: ...
+
+    @overload
+    def classify_many(
+        self,
+        images: Iterable[ImageLike],
+        model: str | None = None,
+        precision: str | None = None,
+        top_k: int = 5,
+        *,
+        window: int = DEFAULT_WINDOW,
+        batch_size: int | None = None,
+        probabilities: bool = False,
+        on_error: Literal["return"],
+    ) -> Iterator[Outcome]: ...
+
+    def classify_many(
+        self,
+        images: Iterable[ImageLike],
+        model: str | None = None,
+        precision: str | None = None,
+        top_k: int = 5,
+        *,
+        window: int = DEFAULT_WINDOW,
+        batch_size: int | None = None,
+        probabilities: bool = False,
+        on_error: OnError = "raise",
+    ) -> Iterator[Classification] | Iterator[Outcome]:
+        """The answers for any number of images, in their order, as they come: a generator of any length will do.
+
+        At most `window` images are under way; no more are taken from `images` until answers are. They are decoded in
+        threads while others are on the wire, and travel in batches of `batch_size`, None for what the model takes at
+        most. Each batch has the client's time-out for itself. While the next image is waited for, no answer is handed
+        on: a camera is better served by `classify`.
+
+        At the first failing image "raise" raises its error, after the answers of all before it; "return" yields the
+        error in its image's place and goes on. An error knows its image's `index`. What would meet every image is
+        raised in either case.
+        """
+        is_raised = checked_on_error(on_error)
+        check_sizes(window, batch_size)
+        wanted = Wanted(model, precision, top_k, probabilities)
+        outcomes = self._stream(images, wanted, window, batch_size, self._core.call)
+        return _raising(outcomes) if is_raised else outcomes
 
     def models(self) -> tuple[ModelContract, ...]:
-        """Every model of this project that the server serves, as it describes itself, sorted by served name."""
-        return self._served.contracts(Deadline(self._timeout_s))
+        """Every model of this project that the server serves, as it describes itself, sorted by served name.
+
+        Raises `NotAllowed` where the server restricts listing, and the token is missing or wrong.
+        """
+        return self._run(self._core.models)
+
+    def server_statistics(self) -> tuple[ModelStatistics, ...]:
+        """What each model of the server has done since it was loaded: requests, batches, and where the time went.
+
+        Raises `NotAllowed` where the server restricts statistics, and the token is missing or wrong.
+        """
+        return self._run(self._core.statistics)
 
     def health(self) -> tuple[ModelHealth, ...]:
         """One real inference on every model that is to be served; the server's own word is not asked for.
@@ -86,7 +247,7 @@ class InceptionClient:
         `timeout_s` and each model may take it again, one after the other, so that one that hangs does not make the
         next look ill: with n models the call ends within (n + 1) * `timeout_s`.
         """
-        return self._health(None)
+        return self._run(lambda _call: self._core.health())
 
     def wait_until_ready(self, timeout_s: float) -> tuple[ModelHealth, ...]:
         """Wait until at least one model is served and every one answered a real inference.
@@ -95,29 +256,34 @@ class InceptionClient:
         model is given more than the client's own `timeout_s`), and at once what waiting cannot cure: a wrong token, a
         damaged model.
         """
-        deadline = Deadline(checked_timeout_s(timeout_s))
-        obstacle = "there was no time to ask"
-        while deadline.left_s() > 0:
-            try:
-                health = self._health(deadline)
-            except _CURED_BY_WAITING as error:
-                obstacle = str(error)
-            else:
-                errors = [each.error for each in health if each.error is not None]
-                if health and not errors:
-                    return health
-                incurable = [each for each in errors if not isinstance(each, _CURED_BY_WAITING)]
-                if incurable:
-                    raise incurable[0]
-                obstacle = str(errors[0]) if errors else "the server serves no model of this project"
-            time.sleep(min(PROBE_INTERVAL_S, deadline.left_s()))
-        raise DeadlineExceeded(
-            f"{self._transport.address} was not ready within {timeout_s:g} s; the last obstacle: {obstacle}"
-        )
+        return self._run(lambda _call: self._core.ready(timeout_s))
+
+    @contextmanager
+    def shared_memory(self) -> Iterator[InceptionClient]:
+        """The same client, whose images the server reads from memory that both share: for a server on this machine.
+
+            with client.shared_memory() as fast:
+                for result in fast.classify_many(images): ...
+
+        The memory grows with what is under way and is given back when the block ends; what a process that died left of
+        its own is removed first. It belongs to this process: one forked from it opens its own. Raises `NotAllowed`
+        where the server restricts shared memory and the token is missing or wrong, and `InvalidRequest` where the
+        server cannot see this machine's memory.
+        """
+        arena = Arena(self._core.address)
+        fast = type(self).__new__(type(self))
+        fast._begin(self._transport, self._core.with_buffers(arena))
+        try:
+            self._run(arena.open)
+            yield fast
+        finally:
+            self._run(arena.close)
 
     def close(self) -> None:
         """Close the connection; closing twice is harmless, any other use afterwards raises `ClientClosed`."""
-        self._transport.close()
+        closing, self._closing = self._closing, ()
+        for close in closing:
+            close()
 
     def __enter__(self) -> InceptionClient:
         return self
@@ -128,70 +294,31 @@ class InceptionClient:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<InceptionClient of {self._transport.address}>"
+        return f"<InceptionClient of {self._core.address}>"
 
-    def _answer(
-        self, rgb: Rgb, model: str | None, precision: str | None, top_k: int, deadline: Deadline
-    ) -> tuple[ModelContract, Reply, float, float]:
-        """The contract and the reply of one and the same release, and the seconds spent cropping and waiting."""
-        for _ in range(MAX_CONTRACT_READS):
-            contract = self._served.contract(model, precision, deadline)
-            _check_top_k(top_k, contract)
-            started_s = time.perf_counter()
-            crop = crop_from_rgb(rgb, contract.preprocessing)
-            cropped_s = time.perf_counter()
-            try:
-                reply = self._infer(contract, crop, deadline)
-            except UnknownModel:
-                self._served.forget()  # it was withdrawn: the next round says what is served instead
-                continue
-            if reply.version == contract.version:
-                return contract, reply, cropped_s - started_s, time.perf_counter() - cropped_s
-            self._served.forget()
-        raise BadResponse(
-            f"the model at {self._transport.address} changed {MAX_CONTRACT_READS} times during one call: "
-            "is it being republished in a loop?"
-        )
+    def _run(self, steps_of: Callable[[Call], Steps[T]], timeout_s: float | None = None) -> T:
+        return run(steps_of(self._core.call(timeout_s)), self._transport)
 
-    def _infer(self, contract: ModelContract, crop: Rgb, deadline: Deadline) -> Reply:
-        try:
-            return self._transport.infer(
-                contract.served_name, contract.input_name, crop[np.newaxis], deadline.remaining_s()
-            )
-        except ServerUnavailable:
-            self._served.forget()  # what comes back may be another release
-            raise
+    def _stream(
+        self,
+        images: Iterable[ImageLike],
+        wanted: Wanted,
+        window: int,
+        batch_size: int | None,
+        new_call: Callable[[], Call],
+    ) -> Iterator[Outcome]:
+        """The outcomes of `images`; each group of them is a call of its own, unless `new_call` gives the same one."""
 
-    def _health(self, outer: Deadline | None) -> tuple[ModelHealth, ...]:
-        entries = self._served.index(self._part_of(outer))
-        return tuple(
-            self._probed(entry.name, outer)
-            if entry.is_ready
-            else ModelHealth(entry.name, None, ServerUnavailable(f"{entry.name} is not ready: {entry.reason}"))
-            for entry in entries
-        )
+        def answer(group: Sequence[ImageLike], first: int) -> list[Outcome]:
+            outcomes = run(self._core.outcomes(group, wanted, new_call()), self._transport)
+            return [with_index(outcome, first + place) for place, outcome in enumerate(outcomes)]
 
-    def _part_of(self, outer: Deadline | None) -> Deadline:
-        """The client's own timeout, cut to what is left of `outer`; `DeadlineExceeded` where nothing is."""
-        return Deadline(self._timeout_s if outer is None else min(self._timeout_s, outer.remaining_s()))
-
-    def _probed(self, name: str, outer: Deadline | None) -> ModelHealth:
-        try:
-            deadline = self._part_of(outer)
-            contract = self._served.read(name, deadline)
-            size = contract.preprocessing.crop
-            crop = np.arange(size * size * 3, dtype=np.uint32).astype(np.uint8).reshape(size, size, 3)
-            started_s = time.perf_counter()
-            probabilities_from_reply(self._infer(contract, crop, deadline), contract)
-        except InceptionError as error:
-            return ModelHealth(name, None, error)
-        return ModelHealth(name, (time.perf_counter() - started_s) * 1e3, None)
+        largest = run(self._core.max_batch_size(wanted, new_call()), self._transport)
+        yield from stream(images, window_of(window, batch_size, largest), answer)
 
 
-_CURED_BY_WAITING = (ServerUnavailable, DeadlineExceeded, Overloaded)
-
-
-def _check_top_k(top_k: int, contract: ModelContract) -> None:
-    classes = len(contract.labels)
-    if isinstance(top_k, bool) or not isinstance(top_k, int) or not 1 <= top_k <= classes:
-        raise InvalidRequest(f"top_k is {top_k!r}; expected a whole number from 1 to {classes}, the model's classes")
+def _raising(outcomes: Iterator[Outcome]) -> Iterator[Classification]:
+    for outcome in outcomes:
+        if isinstance(outcome, InceptionError):
+            raise outcome
+        yield outcome

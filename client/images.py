@@ -1,8 +1,8 @@
 """An image in any accepted form -> the uint8 RGB crop a model is sent, bit for bit as PaddleClas makes it.
 
-    path, bytes, file object -> decode --.
-    PIL image                -> convert -+-> RGB uint8 [H, W, 3] -> resize the short side -> central crop
-    numpy array              -> check ---'
+    path, bytes, file object   -> decode --.
+    PIL image                  -> convert -+-> RGB uint8 [H, W, 3] -> resize the short side -> central crop
+    numpy array, torch tensor  -> check ---'
 
 The rules, each as PaddleClas's `cv2.imdecode(data, 1)` has it, except where said:
 
@@ -21,7 +21,7 @@ from __future__ import annotations
 import os
 import struct
 from io import BytesIO
-from typing import Any, BinaryIO, TypeAlias, cast
+from typing import Any, BinaryIO, Protocol, TypeAlias, cast
 
 import cv2
 import numpy as np
@@ -41,8 +41,19 @@ MAX_RESIZED_PIXELS = 25_000_000  # a 10 x 100000 strip would otherwise be enlarg
 MIN_SIDE = 8  # pixels; below that, what is classified is the interpolation
 
 Rgb: TypeAlias = npt.NDArray[np.uint8]
+
+
+class TensorLike(Protocol):
+    """A torch tensor, as far as it is looked at: the client never imports torch."""
+
+    @property
+    def ndim(self) -> int: ...
+    def detach(self) -> Any: ...
+    def cpu(self) -> Any: ...
+
+
 ImageLike: TypeAlias = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any]
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any] | TensorLike
 )
 
 _FORMATS: tuple[tuple[bytes, type[ImageFile]], ...] = (
@@ -81,6 +92,8 @@ def rgb_from_image(image: ImageLike) -> Rgb:
     """The picture as uint8 RGB [height, width, 3], by the rules above; needs no server. Raises `InvalidImage`."""
     if isinstance(image, np.ndarray):
         return _rgb_from_array(image)
+    if _is_tensor(image):
+        return _rgb_from_tensor(image)
     if isinstance(image, Image.Image):
         return _rgb_from_pil(image, "the PIL image given")
     if isinstance(image, bytes | bytearray | memoryview):
@@ -88,15 +101,27 @@ def rgb_from_image(image: ImageLike) -> Rgb:
     if isinstance(image, str | os.PathLike):
         return _rgb_from_encoded(encoded_from_path(image))
     if callable(getattr(image, "read", None)):
-        return _rgb_from_encoded(encoded_from_file(image))
+        return _rgb_from_encoded(encoded_from_file(cast(BinaryIO, image)))
     raise InvalidImage(
         f"an image cannot be a {type(image).__name__}; expected a path, the bytes of a JPEG, PNG or WEBP file, "
-        "a binary file object, a PIL image, or a uint8 RGB array of shape (height, width, 3)"
+        "a binary file object, a PIL image, or a uint8 RGB array or torch tensor"
     )
 
 
+def is_pixels(image: ImageLike) -> bool:
+    """Whether an image needs no decoding."""
+    return isinstance(image, np.ndarray) or _is_tensor(image)
+
+
 def crop_from_rgb(rgb: Rgb, preprocessing: Preprocessing) -> Rgb:
-    """The central crop x crop pixels of `rgb` after its short side was resized to `resize_short`.
+    """The uint8 RGB crop that a model is sent, [crop, crop, 3]; see `crop_into`."""
+    crop = np.empty((preprocessing.crop, preprocessing.crop, 3), dtype=np.uint8)
+    crop_into(crop, rgb, preprocessing)
+    return crop
+
+
+def crop_into(out: Rgb, rgb: Rgb, preprocessing: Preprocessing) -> None:
+    """Write into `out` the central crop x crop pixels of `rgb` after its short side was resized to `resize_short`.
 
     PaddleClas, deploy/python/preprocess.py: ResizeImage (bilinear, no antialiasing, sizes by
     Python's round) and CropImage (offsets rounded down). Raises `InvalidImage` for a picture too long to resize.
@@ -109,11 +134,28 @@ def crop_from_rgb(rgb: Rgb, preprocessing: Preprocessing) -> Rgb:
             f"a picture of {width} x {height} would be resized to {new_width} x {new_height}, more than "
             f"{MAX_RESIZED_PIXELS / 1e6:g} Mpx: cut it to a less extreme shape"
         )
-    resized = cv2.resize(rgb, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    resized = rgb
+    if (new_width, new_height) != (width, height):
+        resized = cast(Rgb, cv2.resize(rgb, (new_width, new_height), interpolation=cv2.INTER_LINEAR))
     size = preprocessing.crop
     top, left = (new_height - size) // 2, (new_width - size) // 2
-    # Contiguous: what is sent is one run of bytes.
-    return cast(Rgb, np.ascontiguousarray(resized[top : top + size, left : left + size]))
+    out[...] = resized[top : top + size, left : left + size]
+
+
+def _is_tensor(image: object) -> bool:
+    """Whether it is a torch tensor, told without importing torch."""
+    return any(kind.__module__ == "torch" and kind.__name__ == "Tensor" for kind in type(image).__mro__)
+
+
+def _rgb_from_tensor(tensor: Any) -> Rgb:
+    """Torch keeps the colour axis first; a tensor that has it last only is taken as it is."""
+    if str(tensor.dtype) != "torch.uint8" or tensor.ndim != 3 or 3 not in (tensor.shape[0], tensor.shape[2]):
+        raise InvalidImage(
+            f"the tensor given is {tensor.dtype} of shape {tuple(tensor.shape)}; expected torch.uint8 RGB of shape "
+            "(3, height, width), or (height, width, 3): scale to 0..255 and call .to(torch.uint8)"
+        )
+    array = tensor.detach().cpu().numpy()
+    return _rgb_from_array(array.transpose(1, 2, 0) if array.shape[0] == 3 else array)
 
 
 def _rgb_from_array(array: npt.NDArray[Any]) -> Rgb:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from client.connection import connection_from_urls
 from client.errors import InvalidRequest
 
 DEFAULT_URL = "localhost:8001"
@@ -19,7 +20,7 @@ MAX_SERVING_FILE_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class Settings:
-    """A server's gRPC address and token, and `url_origin`: where the address came from, for messages."""
+    """A server's address and token, and `url_origin`: where the address came from, for messages."""
 
     url: str
     token: str | None = field(repr=False)
@@ -36,30 +37,43 @@ def settings_from(url: str | None, token: str | None, environment: Mapping[str, 
     token = token or environment.get(TOKEN_VARIABLE) or None
     origin = "--url or " + URL_VARIABLE
     if url is None or token is None:
-        served_url, served_token = _serving_file(directory / SERVING_FILE)
+        served = _served(directory / SERVING_FILE)
         if url is None:
-            url, origin = (served_url, str(SERVING_FILE)) if served_url else (DEFAULT_URL, "the default")
-        if token is None and url == served_url:
-            token = served_token
+            url, origin = (served.urls[0], str(SERVING_FILE)) if served.urls else (DEFAULT_URL, "the default")
+        if token is None and _shown(url) in map(_shown, served.urls):
+            token = served.token
     return Settings(url, token, origin)
 
 
-def _serving_file(path: Path) -> tuple[str | None, str | None]:
-    """grpc_url and token of the file, each None where there is none."""
+@dataclass(frozen=True)
+class _Served:
+    """The server of a serving file: its gRPC and HTTP addresses, none where there is no file."""
+
+    urls: tuple[str, ...] = ()
+    token: str | None = field(default=None, repr=False)
+
+
+def _shown(url: str) -> str:
+    """One spelling for each address."""
+    return connection_from_urls(url).shown
+
+
+def _served(path: Path) -> _Served:
+    """The server that the file tells of."""
     try:
         with path.open("rb") as file:
             content: Any = json.loads(file.read(MAX_SERVING_FILE_BYTES))
     except FileNotFoundError:
-        return None, None
+        return _Served()
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidRequest(
             f"{path} cannot be read ({error}); give --url, or start the server again to have it written anew"
         ) from error
-    url = content.get("grpc_url") if isinstance(content, dict) else None
-    token = content.get("token") if isinstance(content, dict) else None
-    if not isinstance(url, str) or not (token is None or isinstance(token, str)):
+    told = content if isinstance(content, dict) else {}
+    grpc_url, http_url, token = told.get("grpc_url"), told.get("http_url"), told.get("token")
+    if not isinstance(grpc_url, str) or not isinstance(http_url, str | None) or not isinstance(token, str | None):
         raise InvalidRequest(
             f'{path} is not what `python -m serving up` writes (expected "grpc_url" and "token"); give --url, or start '
             "the server again to have it written anew"
         )
-    return url, token
+    return _Served((grpc_url,) if http_url is None else (grpc_url, http_url), token)

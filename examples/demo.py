@@ -81,7 +81,7 @@ def classify_photos(built_s: float, is_trained: bool) -> None:
 
 
 def _show(photo: Path, answer: Classification) -> None:
-    times = f"preprocess {answer.preprocess_ms:.1f} ms, inference {answer.inference_ms:.1f} ms"
+    times = f"preprocess {answer.timings.preprocess_ms:.1f} ms, inference {answer.timings.inference_ms:.1f} ms"
     print(f"{photo.name}  {answer.served_name} version {answer.version} release {answer.release}  ({times})")
     for prediction in answer.predictions:
         print(f"  {prediction.score:8.4f}  {prediction.label}")

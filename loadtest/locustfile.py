@@ -38,7 +38,6 @@ from locust.runners import MasterRunner, Runner, WorkerRunner
 
 from client import DeadlineExceeded, InceptionClient, InceptionError, InferenceFailed, Overloaded, ServerUnavailable
 from client.settings import Settings, settings_from
-from client.transport import address_from_url
 from loadtest.errors import LoadtestError, MeasurementFailed, UsageError
 from loadtest.workload import (
     EXAMPLE_PHOTOGRAPHS,
@@ -103,10 +102,9 @@ class Session:
         self.first_answers = FirstAnswers()
 
     def settings(self) -> Settings:
-        """Address and token; `InvalidRequest` where the address is not gRPC's."""
+        """Address and token; `InvalidRequest` where the address is none."""
         host, token = self._environment.host, self._options().token
-        # Written as serving.json writes it: the token in there goes to no other address.
-        return settings_from(address_from_url(host) if host else None, token, os.environ, Path())
+        return settings_from(host or None, token, os.environ, Path())
 
     def client(self, timeout_s: float | None = None) -> InceptionClient:
         """A new client, with its own connection."""
@@ -233,7 +231,8 @@ def prepare(environment: Environment, runner: Runner, **_: Any) -> None:
 
 def _check(session: Session, environment: Environment) -> None:
     session.photographs()
-    environment.host = f"grpc://{session.settings().url}"  # workers and the web page are told it
+    url = session.settings().url
+    environment.host = url if "://" in url else f"grpc://{url}"  # workers and the web page are told it
     try:
         with session.client(CHECK_TIMEOUT_S) as client:
             session.chosen(client)

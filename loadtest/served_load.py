@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import tritonclient.grpc as grpcclient
 
-from client.transport import TOKEN_HEADER
+from client.triton import GRPC_TOKEN_HEADER
 from loadtest.errors import MeasurementFailed
 from loadtest.inprocess import Images
 
@@ -22,7 +22,7 @@ class ClosedLoop:
 
     def __init__(self, grpc_url: str, token: str, served_name: str, images: Images, concurrency: int) -> None:
         self._client = grpcclient.InferenceServerClient(grpc_url)
-        self._headers = {TOKEN_HEADER: token}
+        self._headers = {GRPC_TOKEN_HEADER: token}
         self._served_name, self._concurrency = served_name, concurrency
         self._inputs = [
             [grpcclient.InferInput("image", [1, *image.shape], "UINT8").set_data_from_numpy(image[None])]

@@ -112,7 +112,9 @@ def built_by_us(model: bytes, request: dict, tensorrt) -> dict:
         profiles = tuple(BatchProfile(*sizes) for sizes in request["profiles"])
         options, cache = tensorrt_plan.PlanOptions(), Path(folder) / "timing.cache"
         job = tensorrt_plan.PlanJob(onnx, request["precision"], request["image"][0], profiles, options, cache)
-        return {"plan_bytes": len(tensorrt_plan._built(job, tensorrt)), "is_cache_kept": cache.is_file()}
+        plan, config = tensorrt_plan._built(job, tensorrt)
+        sha256, cautions = tensorrt_plan._saved_timings(config, cache)
+        return {"plan_bytes": len(plan), "is_cache_kept": cache.is_file() and sha256 is not None, "cautions": cautions}
 
 
 def answer_requests() -> None:

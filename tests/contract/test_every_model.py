@@ -18,9 +18,11 @@ from builder.onnx_graph import INPUT, OUTPUT
 from builder.parity import LOG_PROBABILITY_TOLERANCE, log_probabilities
 from builder.preprocessing import preprocess_json
 from builder.seeded import seeded_module
+from client.connection import connection_from_urls
+from client.grpc_transport import GrpcTransport
 from client.images import crop_from_rgb, rgb_from_image
 from client.names import SLUGS
-from client.transport import GrpcTransport
+from client.operations import Infer, ReadConfig
 
 ROWS = [pytest.param(spec, "fp32", id=f"{spec.slug}-fp32") for spec in MODELS.values()] + [
     pytest.param(MODELS[name], "fp16", id=f"{MODELS[name].slug}-fp16") for name in ("GoogLeNet", "InceptionV3")
@@ -29,7 +31,7 @@ ROWS = [pytest.param(spec, "fp32", id=f"{spec.slug}-fp32") for spec in MODELS.va
 
 @pytest.fixture(scope="module")
 def transport(served):
-    connection = GrpcTransport(served.grpc_url, served.token)
+    connection = GrpcTransport(connection_from_urls(served.grpc_url, token=served.token))
     yield connection
     connection.close()
 
@@ -44,7 +46,7 @@ def test_the_served_answer_is_torchs(transport, spec, precision):
     """torch = ONNX = what comes back over gRPC, on real photographs; FP16 within its own tolerance."""
     images = golden_images(spec.input_size)
     expected = log_probabilities(logits_of(without_auxiliary_heads(seeded_module(spec)), images))
-    reply = transport.infer(spec.served_name(precision), INPUT, images, 60.0)
+    reply = transport.send(Infer(spec.served_name(precision), INPUT, images), 60.0)
     (output,) = reply.outputs
     answered = np.frombuffer(output.data, "<f4").reshape(output.shape)
     assert np.abs(np.log(answered) - expected).max() <= LOG_PROBABILITY_TOLERANCE[precision]
@@ -59,7 +61,7 @@ def test_the_served_metadata_is_the_catalogs(client, transport, spec, precision)
     assert (contract.architecture, contract.precision) == (spec.name, precision)
     assert (contract.preprocessing.resize_short, contract.preprocessing.crop) == (spec.resize_short, spec.input_size)
     assert list(contract.labels) == labels_for(spec.classes, None)
-    config = transport.config(name, 30.0)
+    config = transport.send(ReadConfig(name), 30.0)
     (image,), (probabilities,) = config.inputs, config.outputs
     assert (image.name, image.data_type, image.dims) == (INPUT, "TYPE_UINT8", (spec.input_size, spec.input_size, 3))
     assert (probabilities.name, probabilities.data_type, probabilities.dims) == (OUTPUT, "TYPE_FP32", (spec.classes,))
@@ -75,7 +77,7 @@ def test_the_manifest_tells_what_is_served(client, transport, repository, spec, 
     contract = next(each for each in client.models() if each.served_name == name)
     assert (contract.release, contract.version) == (manifest["release"], str(manifest["version"]))
     assert contract.emulated == ("fp16 weights, fp32 arithmetic" if precision == "fp16" else None)
-    reply = transport.infer(name, INPUT, golden_images(spec.input_size), 60.0)
+    reply = transport.send(Infer(name, INPUT, golden_images(spec.input_size)), 60.0)
     answered = np.frombuffer(reply.outputs[0].data, "<f4").reshape(reply.outputs[0].shape)
     for photo, row in zip(GOLDEN_NAMES, answered, strict=True):
         assert int(row.argmax()) == manifest["golden"][photo]["top1"]
@@ -92,7 +94,7 @@ def test_a_photograph_is_classified_as_by_hand(client, transport, photos, spec, 
     for photo in photos:
         answer = client.classify(photo, model=spec.name, precision=precision, top_k=5)
         crop = crop_from_rgb(rgb_from_image(Path(photo)), contract.preprocessing)
-        reply = transport.infer(name, INPUT, crop[None], 60.0)
+        reply = transport.send(Infer(name, INPUT, crop[None]), 60.0)
         scores = np.frombuffer(reply.outputs[0].data, "<f4")
         order = np.argsort(-scores, kind="stable")[:5]
         assert [each.index for each in answer.predictions] == order.tolist()

@@ -119,7 +119,7 @@ def test_our_builder_gets_a_plan_out_of_nvidias(nvidia, small, precision, profil
     request = {"image": [96, 96, 3], "profiles": profiles, "precision": precision, "through_our_builder": True}
     answer = nvidia.ask(model.SerializeToString(), **request)
     assert answer["plan_bytes"] > 0.9 * model.ByteSize()
-    assert answer["is_cache_kept"]
+    assert (answer["is_cache_kept"], answer["cautions"]) == (True, [])
 
 
 @pytest.mark.parametrize("name", DAMAGE)

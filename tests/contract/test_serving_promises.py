@@ -10,8 +10,10 @@ import pytest
 
 from builder.golden import golden_images
 from client import InceptionClient, InvalidRequest, NotAllowed, UnknownModel
+from client.connection import connection_from_urls
+from client.grpc_transport import GrpcTransport
 from client.images import rgb_from_image
-from client.transport import GrpcTransport
+from client.operations import Infer, ListModels
 from serving import serve
 
 NAME = "googlenet_fp32"
@@ -42,9 +44,9 @@ def test_requests_are_really_batched(served):
 
     before = both()
     crop = golden_images(224)[:1]
-    transport = GrpcTransport(served.grpc_url, served.token)
+    transport = GrpcTransport(connection_from_urls(served.grpc_url, token=served.token))
     with ThreadPoolExecutor(32) as pool:
-        list(pool.map(lambda _: transport.infer(NAME, "image", crop, 60.0), range(128)))
+        list(pool.map(lambda _: transport.send(Infer(NAME, "image", crop), 60.0), range(128)))
     transport.close()
     inferences, executions = (after - earlier for after, earlier in zip(both(), before, strict=True))
     assert inferences == 128
@@ -78,9 +80,9 @@ def test_an_unknown_model_lists_what_is_served(client, photos):
 @pytest.mark.parametrize("shape", [(9, 224, 224, 3), (1, 223, 224, 3), (1, 224, 224, 1), (224, 224, 3)])
 def test_a_request_that_does_not_fit_is_refused_and_the_server_lives(served, client, photos, shape):
     """Over the maximum batch, another size, another rank."""
-    transport = GrpcTransport(served.grpc_url, served.token)
+    transport = GrpcTransport(connection_from_urls(served.grpc_url, token=served.token))
     with pytest.raises(InvalidRequest):
-        transport.infer(NAME, "image", np.zeros(shape, np.uint8), 30.0)
+        transport.send(Infer(NAME, "image", np.zeros(shape, np.uint8)), 30.0)
     transport.close()
     assert client.classify(photos[0], model=NAME).predictions
 
@@ -89,10 +91,12 @@ def test_without_the_token_inference_works_and_the_repository_index_does_not(ser
     """What classifies is open on loopback, what reveals or changes is not."""
     with InceptionClient(served.grpc_url) as stranger:
         assert stranger.classify(photos[0], model=NAME).predictions
-        assert {contract.served_name for contract in stranger.models()} >= {NAME, "xception71_fp32"}
-    transport = GrpcTransport(served.grpc_url, None)
+        for restricted in (stranger.models, stranger.server_statistics):
+            with pytest.raises(NotAllowed, match="give the right token"):
+                restricted()
+    transport = GrpcTransport(connection_from_urls(served.grpc_url))
     with pytest.raises(NotAllowed):
-        transport.index(10.0)
+        transport.send(ListModels(), 10.0)
     transport.close()
 
 

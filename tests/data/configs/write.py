@@ -20,14 +20,14 @@ class Case:
     folder: str
     model: str
     precision: str
-    instances: int = 1
+    instances: int | None = None
     profile_sizes: tuple[int, ...] = (8,)
 
 
 CASES = (
     Case("googlenet_fp32", "GoogLeNet", "fp32"),
     Case("googlenet_fp16", "GoogLeNet", "fp16"),
-    Case("googlenet_fp16_profiles_1_4_8", "GoogLeNet", "fp16", instances=2, profile_sizes=(1, 4, 8)),
+    Case("googlenet_fp16_profiles_1_4_8", "GoogLeNet", "fp16", instances=3, profile_sizes=(1, 4, 8)),
     Case("inception_v3_fp16", "InceptionV3", "fp16"),
     Case("inception_v4_fp32", "InceptionV4", "fp32"),
     Case("xception41_fp16", "Xception41", "fp16"),

@@ -34,7 +34,9 @@ def _message(text: str) -> Any:
     return text_format.Parse(text, model_config_pb2.ModelConfig())
 
 
-def _parsed(precision: str = "fp32", labels: list[str] = _LABELS, instances: int = 1, **options: Any) -> dict[str, Any]:
+def _parsed(
+    precision: str = "fp32", labels: list[str] = _LABELS, instances: int | None = None, **options: Any
+) -> dict[str, Any]:
     configs = configs_from_spec(_SPEC, precision, labels, "0123456789abcdef", instances, **options)
     return {kind: _message(getattr(configs, kind)) for kind in ("gpu", "cpu")}
 
@@ -136,21 +138,21 @@ def test_the_tensors_are_pixels_in_and_probabilities_out(kind: str, precision: s
     assert (list(probabilities.dims), probabilities.label_filename) == ([3], "labels.txt")
 
 
+@pytest.mark.parametrize(("instances", "max_queue_size"), [(1, 0), (2, 64), (3, 64)])
 @pytest.mark.parametrize("kind", ["gpu", "cpu"])
-def test_batches_are_bounded_and_a_full_queue_refuses(kind: str) -> None:
-    """Batches up to 8 without preferred sizes or delay; 64 may wait.
-
-    Without a time-out: with one, Triton waits 5 ms before each batch that has queued.
-    """
-    config = _parsed()[kind]
+def test_batches_are_of_what_has_come_and_the_queue_is_bounded_beside_a_second_instance(
+    kind: str, instances: int, max_queue_size: int
+) -> None:
+    """Up to 8, without preferred sizes, delay or time-out; a bound costs a single instance half its throughput."""
+    config = _parsed(instances=instances)[kind]
     assert config.max_batch_size == 8
+    assert config.HasField("dynamic_batching")
     batching = config.dynamic_batching
     assert list(batching.preferred_batch_size) == []
     assert batching.max_queue_delay_microseconds == 0
     policy = batching.default_queue_policy
-    assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
-    assert policy.default_timeout_microseconds == 0
-    assert policy.max_queue_size == 64
+    assert (policy.default_timeout_microseconds, policy.allow_timeout_override) == (0, False)
+    assert policy.max_queue_size == max_queue_size
 
 
 @pytest.mark.parametrize("kind", ["gpu", "cpu"])
@@ -165,12 +167,19 @@ def test_the_model_is_warm_before_it_is_ready(kind: str) -> None:
 
 
 def test_the_gpu_config_names_a_plan_for_each_compute_capability() -> None:
-    """One folder serves T4 and V100; two instances overlap copying and computing."""
-    config = _parsed(instances=2)["gpu"]
+    """One folder serves T4 and V100."""
+    config = _parsed()["gpu"]
     assert config.backend == "tensorrt"
     assert dict(config.cc_model_filenames) == {"7.0": "sm70.plan", "7.5": "sm75.plan"}
     (group,) = config.instance_group
-    assert (group.count, group.kind) == (2, model_config_pb2.ModelInstanceGroup.KIND_GPU)
+    assert group.kind == model_config_pb2.ModelInstanceGroup.KIND_GPU
+
+
+@pytest.mark.parametrize(("asked_for", "gpu", "cpu"), [(None, 2, 1), (1, 1, 1), (3, 3, 3)])
+def test_a_gpu_has_two_instances_and_a_cpu_one_unless_asked(asked_for: int | None, gpu: int, cpu: int) -> None:
+    """On a CPU a second one would only share its cores."""
+    parsed = _parsed(instances=asked_for)
+    assert [parsed[kind].instance_group[0].count for kind in ("gpu", "cpu")] == [gpu, cpu]
 
 
 def test_another_gpu_adds_its_plan_and_takes_none_away() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from client.contract import ModelContract, Preprocessing
 from client.errors import BadResponse
-from client.reply import OutputTensor, Reply, probabilities_from_reply
+from client.reply import OutputTensor, Reply, probabilities_from_reply, wrong_rows
 
 CONTRACT = ModelContract(
     served_name="inception_v3_fp32",
@@ -35,12 +35,20 @@ def reply(scores: list[float], **changes: object) -> Reply:
 
 def test_probabilities_come_out_as_they_were_sent() -> None:
     """In label order, as float32."""
-    assert probabilities_from_reply(reply([0.25, 0.5, 0.125, 0.125]), CONTRACT).tolist() == [0.25, 0.5, 0.125, 0.125]
+    assert checked(reply([0.25, 0.5, 0.125, 0.125])).tolist() == [[0.25, 0.5, 0.125, 0.125]]
+
+
+def checked(reply: Reply, images: int = 1) -> np.ndarray:
+    """The probabilities, or the first error."""
+    rows = probabilities_from_reply(reply, CONTRACT, images)
+    for error in wrong_rows(rows, CONTRACT).values():
+        raise error
+    return rows
 
 
 def test_a_sum_within_the_tolerance_is_accepted() -> None:
     """A GPU's softmax is not exact."""
-    assert probabilities_from_reply(reply([0.2501, 0.5, 0.125, 0.1253]), CONTRACT).shape == (4,)
+    assert checked(reply([0.2501, 0.5, 0.125, 0.1253])).shape == (1, 4)
 
 
 @pytest.mark.parametrize(
@@ -62,7 +70,7 @@ def test_a_sum_within_the_tolerance_is_accepted() -> None:
 def test_numbers_that_are_no_probabilities_are_refused(scores: list[float]) -> None:
     """Finite, none negative, a sum of 1, one for each label."""
     with pytest.raises(BadResponse, match="inception_v3_fp32 version 1"):
-        probabilities_from_reply(reply(scores), CONTRACT)
+        checked(reply(scores))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +91,7 @@ def test_numbers_that_are_no_probabilities_are_refused(scores: list[float]) -> N
 def test_a_tensor_that_is_not_the_promised_one_is_refused(changes: dict[str, object]) -> None:
     """Name, dtype, shape and size."""
     with pytest.raises(BadResponse):
-        probabilities_from_reply(reply([0.25, 0.5, 0.125, 0.125], **changes), CONTRACT)
+        checked(reply([0.25, 0.5, 0.125, 0.125], **changes))
 
 
 def test_no_output_and_two_outputs_are_refused() -> None:
@@ -92,4 +100,17 @@ def test_no_output_and_two_outputs_are_refused() -> None:
     make: Callable[[int], Reply] = lambda count: dataclasses.replace(one, outputs=one.outputs * count)  # noqa: E731
     for count in (0, 2):
         with pytest.raises(BadResponse):
-            probabilities_from_reply(make(count), CONTRACT)
+            probabilities_from_reply(make(count), CONTRACT, 1)
+
+
+def test_several_images_are_several_rows() -> None:
+    """Each row is checked, and a wrong one spoils no other."""
+    rows = np.float32([[0.25, 0.5, 0.125, 0.125], [1.0, 0.0, 0.0, 0.0]])
+    good = Reply("a", "1", (OutputTensor("probabilities", "FP32", (2, 4), rows.tobytes()),))
+    np.testing.assert_array_equal(probabilities_from_reply(good, CONTRACT, 2), rows)
+    rows[1, 2] = 0.5
+    bad = Reply("a", "1", (OutputTensor("probabilities", "FP32", (2, 4), rows.tobytes()),))
+    (place, error) = next(iter(wrong_rows(probabilities_from_reply(bad, CONTRACT, 2), CONTRACT).items()))
+    assert (place, "sum 1.5" in str(error)) == (1, True)
+    with pytest.raises(BadResponse, match=r"\(2, 4\)"):
+        probabilities_from_reply(good, CONTRACT, 3)

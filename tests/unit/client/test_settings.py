@@ -12,7 +12,7 @@ from client.settings import DEFAULT_URL, Settings, settings_from
 
 SERVED = {
     "grpc_url": "127.0.0.1:9001",
-    "http_url": "127.0.0.1:9000",
+    "http_url": "http://127.0.0.1:9000",
     "metrics_url": "127.0.0.1:9002",
     "token": "file-token",
     "pid": 7,
@@ -88,3 +88,17 @@ def test_a_damaged_file_does_not_matter_when_nothing_is_needed_from_it(tmp_path:
 def test_a_token_is_not_printed_with_its_settings(tmp_path: Path) -> None:
     """repr ends up in logs."""
     assert "file-token" not in repr(settings_from(None, None, {}, write(tmp_path, SERVED)))
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:9001", "grpc://127.0.0.1:9001", "grpc://127.0.0.1:9001/", "http://127.0.0.1:9000"]
+)
+def test_the_files_token_goes_to_the_files_server_however_it_is_named(tmp_path: Path, url: str) -> None:
+    """With a scheme or without, by gRPC or by HTTP."""
+    assert settings_from(url, None, {}, write(tmp_path, SERVED)).token == SERVED["token"]
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9001", "127.0.0.1:9002", "grpcs://127.0.0.1:9001", "localhost:9001"])
+def test_the_files_token_goes_to_no_other_protocol_or_port(tmp_path: Path, url: str) -> None:
+    """Another port is another server, and another name might be."""
+    assert settings_from(url, None, {}, write(tmp_path, SERVED)).token is None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from client import Classification, ModelContract, Prediction, Preprocessing
+from client import Classification, ModelContract, Prediction, Preprocessing, Timings
 from loadtest.errors import MeasurementFailed, UsageError
 from loadtest.workload import (
     EXAMPLE_PHOTOGRAPHS,
@@ -52,7 +52,7 @@ def chosen(*texts: str) -> dict[str, float]:
 
 def answer(index: int, release: str = "0123456789abcdef", served_name: str = "googlenet_fp32") -> Classification:
     best = Prediction(index, LABELS[index], 0.9)
-    return Classification((best,), "GoogLeNet", served_name, "fp32", "1", release, None, 1.0, 1.0, 2.0)
+    return Classification((best,), "GoogLeNet", served_name, "fp32", "1", release, None, Timings(1.0, 1.0, 2.0))
 
 
 def test_the_examples_are_read_in_the_order_of_their_names():
