@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from loadtest.bench_build import BuildCost, StartCost, build_cost, start_cost
+from loadtest.bench_client import ClientCost, ClientRatio, QueueCost, client_costs, client_ratios, queue_costs
 from loadtest.bench_serving import IdleLatency, Throughput, idle_latency, idle_latency_of_instant_model, throughput
 from loadtest.errors import UsageError
 from loadtest.inprocess import served_names
 
-PARTS = ("build", "start", "latency", "throughput")
+PARTS = ("build", "start", "latency", "throughput", "client", "queue")
 
 # Marks a directory that the part `build` made and may make anew; the models lie in its folder `models`.
 _MARKER = ".bench"
 
-Figure = BuildCost | StartCost | IdleLatency | Throughput
+Figure = BuildCost | StartCost | IdleLatency | Throughput | ClientRatio | ClientCost | QueueCost
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class BenchOptions:
 
 
 def bench(options: BenchOptions, progress: Callable[[str], None]) -> list[Figure]:
-    """Measure the parts asked for, in the order build, start, latency, throughput; returns every figure.
+    """Measure the parts asked for, in the order of `PARTS`; returns every figure.
 
     The part `build` makes the repository anew; without it, it must be there. Raises `LoadtestError` or `ServingError`
     when something measured does not run.
@@ -49,8 +50,7 @@ def bench(options: BenchOptions, progress: Callable[[str], None]) -> list[Figure
     if "latency" in options.parts:
         photo = options.photo.read_bytes()
         progress("idle latency: a model that answers at once")
-        pattern = next((name for name in names if not name.startswith("googlenet_")), names[0])
-        figures.append(idle_latency_of_instant_model(repository, pattern, photo, options.alternations))
+        figures.append(idle_latency_of_instant_model(repository, _pattern(names), photo, options.alternations))
         for name in names:
             progress(f"idle latency: {name}")
             figures.append(idle_latency(repository, name, photo, options.alternations))
@@ -58,7 +58,21 @@ def bench(options: BenchOptions, progress: Callable[[str], None]) -> list[Figure
         for name in names:
             progress(f"throughput: {name}, {options.alternations} alternations")
             figures.append(throughput(repository, name, options.alternations))
+    if "client" in options.parts:
+        progress(f"client: against tritonclient and bare decoding, {options.alternations} alternations")
+        photo = options.photo.read_bytes()
+        figures += client_ratios(repository, _pattern(names), photo, options.alternations)
+        progress("client: memory and import")
+        figures += client_costs(repository, _pattern(names))
+    if "queue" in options.parts:
+        progress(f"queue: with a bound and without, {options.alternations} alternations")
+        figures += queue_costs(repository, _pattern(names), options.alternations)
     return figures
+
+
+def _pattern(names: Sequence[str]) -> str:
+    """The model whose tensors a model without a network has: of 299 pixels where there is one."""
+    return next((name for name in names if not name.startswith("googlenet_")), names[0])
 
 
 def models_directory(repository: Path) -> Path:

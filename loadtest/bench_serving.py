@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +15,7 @@ from client import InceptionClient
 from client.images import crop_from_rgb, rgb_from_image
 from loadtest.alternation import in_turn
 from loadtest.inprocess import Images, Runner, images_per_s, input_size, model_file, noise_images, openvino_runner
+from loadtest.instant_repository import instant_repository
 from loadtest.served_load import ClosedLoop
 from loadtest.statistics import Summary, summarised
 from serving import serve
@@ -94,7 +91,7 @@ def idle_latency(repository: Path, served_name: str, photo: bytes, rounds: int) 
 
 def idle_latency_of_instant_model(repository: Path, served_name: str, photo: bytes, rounds: int) -> IdleLatency:
     """The same for a model that answers at once behind `served_name`'s tensors: in-process, preprocessing only."""
-    with _instant_repository(repository, served_name) as instant:
+    with instant_repository(repository, served_name) as instant:
         figure = _idle_latency(served_name, instant, photo, lambda _crop: None, rounds)
         return replace(figure, name="(answers at once)")
 
@@ -146,16 +143,3 @@ def _best_batch(run: Runner, images: Images) -> int:
         for size in BATCH_SIZES:
             seen[size].append(images_per_s(run, images, size, 2 * MAX_BATCH_SIZE))
     return max(BATCH_SIZES, key=lambda size: median(seen[size]))
-
-
-@contextmanager
-def _instant_repository(repository: Path, served_name: str) -> Iterator[Path]:
-    """A repository whose one model has `served_name`'s configs and contract, and no network behind them."""
-    with TemporaryDirectory(prefix="inception-instant-") as directory:
-        folder = Path(directory) / served_name
-        source = model_file(repository, served_name).parent
-        shutil.copytree(source.parent, folder, ignore=lambda _path, names: {source.name} & set(names))
-        (folder / source.name).mkdir()
-        backend = files("loadtest") / "instant_backend" / "model.py"
-        (folder / source.name / "model.py").write_bytes(backend.read_bytes())
-        yield Path(directory)

@@ -12,11 +12,12 @@ from rich.table import Table
 
 from loadtest.bench import Figure
 from loadtest.bench_build import BuildCost, StartCost
+from loadtest.bench_client import ClientCost, ClientRatio, QueueCost
 from loadtest.bench_serving import CONCURRENCY, IdleLatency, Throughput
 from loadtest.runtimes import RuntimeComparison
 from loadtest.statistics import Summary
 
-_WIDTH = 140
+_WIDTH = 180
 
 
 def print_tables(conditions: str, tables: Sequence[Table]) -> None:
@@ -38,7 +39,15 @@ def bench_tables(figures: Sequence[Figure]) -> list[Table]:
     starts = [figure for figure in figures if isinstance(figure, StartCost)]
     latencies = [figure for figure in figures if isinstance(figure, IdleLatency)]
     throughputs = [figure for figure in figures if isinstance(figure, Throughput)]
-    tables = (_build_table(builds), _start_table(starts), _latency_table(latencies), _throughput_table(throughputs))
+    tables = (
+        _build_table(builds),
+        _start_table(starts),
+        _latency_table(latencies),
+        _throughput_table(throughputs),
+        _client_table([figure for figure in figures if isinstance(figure, ClientRatio)]),
+        _client_cost_table([figure for figure in figures if isinstance(figure, ClientCost)]),
+        _queue_table([figure for figure in figures if isinstance(figure, QueueCost)]),
+    )
     return [table for table in tables if table.row_count]
 
 
@@ -80,6 +89,48 @@ def _throughput_table(throughputs: Sequence[Throughput]) -> Table:
             f"{load.inprocess_images_per_s:.1f}",
             f"{load.served_images_per_s:.1f}",
             _interval(load.ratio, 3),
+        )
+    return table
+
+
+def _client_table(ratios: Sequence[ClientRatio]) -> Table:
+    table = _table(
+        "Client, on a model that answers at once",
+        "client", "against", "unit", "client", "other", "client / other, median [95 % interval]", "aim",
+    )  # fmt: skip
+    for each in ratios:
+        aim = f"{'<=' if each.is_lower_better else '>='} {each.aim:g}"
+        digits = 2 if each.is_lower_better else 0
+        table.add_row(
+            each.what,
+            each.against,
+            each.unit,
+            f"{each.client:.{digits}f}",
+            f"{each.other:.{digits}f}",
+            _interval(each.ratio, 2),
+            aim,
+        )
+    return table
+
+
+def _client_cost_table(costs: Sequence[ClientCost]) -> Table:
+    table = _table("Client alone (one run)", "what", "unit", "seen", "aim")
+    for each in costs:
+        table.add_row(each.what, each.unit, f"{each.value:.2f}", f"< {each.aim:g}")
+    return table
+
+
+def _queue_table(costs: Sequence[QueueCost]) -> Table:
+    table = _table(
+        "One instance, full batches of 8, eight under way: a queue bounded at 64 requests against one without a bound",
+        "ms for each batch", "bounded images/s", "unbounded images/s", "bounded / unbounded, median [95 % interval]",
+    )  # fmt: skip
+    for each in costs:
+        table.add_row(
+            f"{each.sleep_ms:g}",
+            f"{each.bounded_images_per_s:.0f}",
+            f"{each.unbounded_images_per_s:.0f}",
+            _interval(each.ratio, 2),
         )
     return table
 

@@ -1,6 +1,7 @@
-"""A model that answers at once: what is left of a call's time is the serving path."""
+"""A model that answers at once, or after a stated time: what is left of a call's time is the serving path."""
 
 import json
+import time
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
@@ -10,10 +11,14 @@ class TritonPythonModel:
     """The contract of Triton's Python backend."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        self._classes = int(json.loads(args["model_config"])["output"][0]["dims"][0])
+        config = json.loads(args["model_config"])
+        self._classes = int(config["output"][0]["dims"][0])
+        self._sleep_s = float(config["parameters"].get("sleep_ms", {}).get("string_value", 0.0)) / 1e3
 
     def execute(self, requests: list) -> list:
         """Every class equally likely, for every image."""
+        if self._sleep_s:
+            time.sleep(self._sleep_s)
         return [self._answer(pb_utils.get_input_tensor_by_name(request, "image")) for request in requests]
 
     def _answer(self, images: object) -> object:

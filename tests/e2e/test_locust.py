@@ -263,7 +263,7 @@ def test_where_no_server_answers_every_request_fails(locust, nobody, more):
 @pytest.mark.parametrize(
     ("mistake", "told"),
     [
-        (("--host", "http://127.0.0.1:8000"), "'http://127.0.0.1:8000' is not understood; expected host:port or grpc:"),
+        (("--host", "ftp://127.0.0.1:8000"), "'ftp://127.0.0.1:8000' is not understood; expected host:port or grpc:"),
         (("--model", "Xception71=2"), "'Xception71' is not served; served are: googlenet_fp32, inception_v3_fp32"),
         (("--model", "googlenet=0"), "'googlenet=0' is not a model and its weight; expected NAME or NAME=WEIGHT"),
         (("--photographs", "nowhere"), "nowhere cannot be read (No such file or directory); expected a directory"),
