@@ -21,7 +21,7 @@ from client.images import ImageLike
 from client.results import Classification, ModelHealth, ModelStatistics
 from client.retries import Call, RetryPolicy
 from client.steps import Steps, run_async
-from client.stream import DEFAULT_WINDOW, OnError, check_sizes, checked_on_error, stream_async, window_of, with_index
+from client.stream import OnError, check_sizes, checked_on_error, stream_async, window_of, with_index
 from client.transport import AsyncTransport
 
 T = TypeVar("T")
@@ -129,7 +129,7 @@ class AsyncInceptionClient:
         if not listed:
             return []
         call = self._core.call(timeout_s)
-        outcomes = [each async for each in self._stream(listed, wanted, DEFAULT_WINDOW, None, lambda: call)]
+        outcomes = [each async for each in self._stream(listed, wanted, None, None, lambda: call)]
         if is_raised and any(isinstance(outcome, InceptionError) for outcome in outcomes):
             raise SomeFailed(outcomes)
         return outcomes
@@ -142,7 +142,7 @@ class AsyncInceptionClient:
         precision: str | None = None,
         top_k: int = 5,
         *,
-        window: int = DEFAULT_WINDOW,
+        window: int | None = None,
         batch_size: int | None = None,
         probabilities: bool = False,
         on_error: Literal["raise"] = "raise",
@@ -156,7 +156,7 @@ class AsyncInceptionClient:
         precision: str | None = None,
         top_k: int = 5,
         *,
-        window: int = DEFAULT_WINDOW,
+        window: int | None = None,
         batch_size: int | None = None,
         probabilities: bool = False,
         on_error: Literal["return"],
@@ -169,7 +169,7 @@ class AsyncInceptionClient:
         precision: str | None = None,
         top_k: int = 5,
         *,
-        window: int = DEFAULT_WINDOW,
+        window: int | None = None,
         batch_size: int | None = None,
         probabilities: bool = False,
         on_error: OnError = "raise",
@@ -240,7 +240,7 @@ class AsyncInceptionClient:
         self,
         images: Iterable[ImageLike] | AsyncIterable[ImageLike],
         wanted: Wanted,
-        window: int,
+        window: int | None,
         batch_size: int | None,
         new_call: Callable[[], Call],
     ) -> AsyncIterator[Outcome]:

@@ -35,7 +35,7 @@ def _aligned(byte_size: int) -> int:
 
 
 _BATCH_BYTES = _aligned(8 * 299 * 299 * 3)
-# What `classify_many` has under way at its default window, and one more; beyond that, a few batches at a time.
+# What `classify_many` has under way by default on up to seven cores; beyond that, a few batches at a time.
 FIRST_REGION_BYTES = 9 * _BATCH_BYTES
 NEXT_REGION_BYTES = 4 * _BATCH_BYTES
 

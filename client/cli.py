@@ -15,7 +15,6 @@ from client.client import InceptionClient
 from client.errors import InceptionError, ServerUnavailable
 from client.report import MAX_NAMED_ERRORS
 from client.settings import SERVING_FILE, TOKEN_VARIABLE, URL_VARIABLE, Settings, settings_from
-from client.stream import DEFAULT_WINDOW
 
 _DESCRIPTION = "Classify images on a Triton server that serves PaddleClas's Inception series."
 _EPILOG = f"""\
@@ -189,6 +188,6 @@ def _add_classify(commands: Any, common: argparse.ArgumentParser) -> None:
     command.add_argument("--resume", action="store_true", help="go on with FILE where a run before stopped")
     command.add_argument("--batch-size", type=int, metavar="N", help="images in one request (what the model takes)")
     command.add_argument(
-        "--window", type=int, default=DEFAULT_WINDOW, metavar="N", help=f"images under way at most ({DEFAULT_WINDOW})"
+        "--window", type=int, metavar="N", help="images under way at most (a batch for each core, and two more)"
     )
     command.set_defaults(run=classify)

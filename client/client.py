@@ -19,7 +19,7 @@ from client.images import ImageLike
 from client.results import Classification, ModelHealth, ModelStatistics
 from client.retries import Call, RetryPolicy
 from client.steps import Steps, run
-from client.stream import DEFAULT_WINDOW, OnError, check_sizes, checked_on_error, stream, window_of, with_index
+from client.stream import OnError, check_sizes, checked_on_error, stream, window_of, with_index
 from client.transport import Transport
 
 T = TypeVar("T")
@@ -164,7 +164,7 @@ class InceptionClient:
         if not listed:
             return []
         call = self._core.call(timeout_s)
-        outcomes = list(self._stream(listed, wanted, DEFAULT_WINDOW, None, lambda: call))
+        outcomes = list(self._stream(listed, wanted, None, None, lambda: call))
         if is_raised and any(isinstance(outcome, InceptionError) for outcome in outcomes):
             raise SomeFailed(outcomes)
         return outcomes
@@ -177,7 +177,7 @@ class InceptionClient:
         precision: str | None = None,
         top_k: int = 5,
         *,
-        window: int = DEFAULT_WINDOW,
+        window: int | None = None,
         batch_size: int | None = None,
         probabilities: bool = False,
         on_error: Literal["raise"] = "raise",
@@ -191,7 +191,7 @@ class InceptionClient:
         precision: str | None = None,
         top_k: int = 5,
         *,
-        window: int = DEFAULT_WINDOW,
+        window: int | None = None,
         batch_size: int | None = None,
         probabilities: bool = False,
         on_error: Literal["return"],
@@ -204,14 +204,15 @@ class InceptionClient:
         precision: str | None = None,
         top_k: int = 5,
         *,
-        window: int = DEFAULT_WINDOW,
+        window: int | None = None,
         batch_size: int | None = None,
         probabilities: bool = False,
         on_error: OnError = "raise",
     ) -> Iterator[Classification] | Iterator[Outcome]:
         """The answers for any number of images, in their order, as they come: a generator of any length will do.
 
-        At most `window` images are under way; no more are taken from `images` until answers are. They are decoded in
+        At most `window` images are under way, None for a batch for each core and two more; no more are taken from
+        `images` until answers are. They are decoded in
         threads while others are on the wire, and travel in batches of `batch_size`, None for what the model takes at
         most. Each batch has the client's time-out for itself. While the next image is waited for, no answer is handed
         on: a camera is better served by `classify`.
@@ -303,7 +304,7 @@ class InceptionClient:
         self,
         images: Iterable[ImageLike],
         wanted: Wanted,
-        window: int,
+        window: int | None,
         batch_size: int | None,
         new_call: Callable[[], Call],
     ) -> Iterator[Outcome]:

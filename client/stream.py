@@ -9,6 +9,7 @@ source itself is raised when everything pulled before it has been handed on.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +21,6 @@ from client.errors import InceptionError, InvalidRequest
 from client.images import ImageLike
 
 OnError: TypeAlias = Literal["raise", "return"]
-DEFAULT_WINDOW = 64
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,24 @@ class Window:
         return max(1, self.images // self.group)
 
 
-def window_of(images: int, batch_size: int | None, max_batch_size: int) -> Window:
-    """The window for a model that takes `max_batch_size` images at once; `batch_size` None means all of them."""
-    return Window(images, min(batch_size or max_batch_size, max_batch_size, images))
+def window_of(images: int | None, batch_size: int | None, max_batch_size: int) -> Window:
+    """The window for a model that takes `max_batch_size` images at once; `batch_size` None means all of them.
+
+    `images` None means a group for each core that may decode, and two for the server and the wire: more threads than
+    that cost a fast server up to a quarter of its throughput.
+    """
+    group = min(batch_size or max_batch_size, max_batch_size)
+    if images is None:
+        return Window((_cores() + 2) * group, group)
+    return Window(images, min(group, images))
 
 
-def check_sizes(window: int, batch_size: int | None) -> None:
+def _cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def check_sizes(window: int | None, batch_size: int | None) -> None:
     """`InvalidRequest` for numbers that make no window."""
     for name, value in (("window", window), ("batch_size", batch_size)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
