@@ -38,7 +38,7 @@ class Buffers(Protocol):
         """The server says that it does not know this memory: tell it again."""
 
 
-@dataclass
+@dataclass(slots=True)
 class _WireLease:
     batch: npt.NDArray[np.uint8]
     slot: Slot | None

@@ -91,15 +91,18 @@ class Classifier:
             for start in range(0, len(batch.decoded), size):
                 part = batch.decoded[start : start + size]
                 try:
-                    yield from self._answer(batch, part, wanted, call)
+                    yield from self._answer(batch, part, contract, wanted, call)
                 except OF_ONE_IMAGE as error:
                     batch.fail(part, error)
         return batch.outcomes()
 
-    def _answer(self, batch: _Batch, images: list[_Image], wanted: Wanted, call: Call) -> Steps[None]:
+    def _answer(
+        self, batch: _Batch, images: list[_Image], contract: ModelContract, wanted: Wanted, call: Call
+    ) -> Steps[None]:
         """Answer images that fit into one request; contract and reply are of one and the same release."""
-        for _ in range(MAX_CONTRACT_READS):
-            contract = yield from self.contract(wanted, call)
+        for read in range(MAX_CONTRACT_READS):
+            if read:
+                contract = yield from self.contract(wanted, call)
             count, size = len(images), contract.preprocessing.crop
             while (lease := self._buffers.take(count, size)) is None:
                 yield from self._buffers.grow(count, size, call)
@@ -140,7 +143,7 @@ class Classifier:
             raise
 
 
-@dataclass
+@dataclass(slots=True)
 class _Image:
     """One image on its way: its place among the others, its pixels, and the seconds spent on it so far."""
 

@@ -25,7 +25,7 @@ from client.transport import AsyncTransport, Transport
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Send:
     """Send `operation`; the answer to this step is the operation's, or its `InceptionError` is raised in the steps."""
 
@@ -33,19 +33,18 @@ class Send:
     timeout_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Pause:
     """Let `duration_s` seconds pass."""
 
     duration_s: float
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Work:
-    """Compute `function()`. On an event loop it runs in a thread, unless it `is_light`."""
+    """Compute `function()`; on an event loop, in a thread."""
 
     function: Callable[[], Any]
-    is_light: bool = False
 
 
 Steps: TypeAlias = Generator[Send | Pause | Work, Any, T]
@@ -70,7 +69,7 @@ def run(steps: Steps[T], transport: Transport) -> T:
 
 
 async def run_async(steps: Steps[T], transport: AsyncTransport, pool: Executor) -> T:
-    """Perform every step on the running event loop, what is not light in `pool`, and return what the steps return."""
+    """Perform every step on the running event loop, `Work` in `pool`, and return what the steps return."""
     try:
         step = next(steps)
         while True:
@@ -100,6 +99,4 @@ async def _performed_async(step: Send | Pause | Work, transport: AsyncTransport,
         return await transport.send(step.operation, step.timeout_s)
     if isinstance(step, Pause):
         return await asyncio.sleep(step.duration_s)
-    if step.is_light:
-        return step.function()
     return await asyncio.get_running_loop().run_in_executor(pool, step.function)

@@ -40,6 +40,7 @@ MEMORY_IMAGES = 20_000
 MEMORY_WARM_UP_IMAGES = 2_000
 IMPORTS = 5
 QUEUE_SLEEPS_MS = (8.0, 130.0)
+QUEUE_WINDOW = 64
 _RESIZED = 320
 
 Window = Callable[[], float]
@@ -161,7 +162,7 @@ def _queue_cost(repository: Path, served_name: str, sleep_ms: float, rounds: int
             models = instant_repository(repository, served_name, sleep_ms=sleep_ms, is_queue_bounded=is_queue_bounded)
             server = stack.enter_context(serve(stack.enter_context(models), ports="auto", models=[served_name]))
             client = stack.enter_context(InceptionClient(server.grpc_url, token=server.token))
-            return lambda: _rate(count, lambda: _drained(client, [picture], served_name, count))
+            return lambda: _rate(count, lambda: _drained(client, [picture], served_name, count, QUEUE_WINDOW))
 
         bounded, unbounded = window(is_queue_bounded=True), window(is_queue_bounded=False)
         first, second = _rounds(bounded, unbounded, rounds)
@@ -279,9 +280,11 @@ def _classified(client: InceptionClient, pictures: Sequence[npt.NDArray[np.uint8
         client.classify(picture, served_name)
 
 
-def _drained(client: InceptionClient, images: Sequence[Any], served_name: str, count: int) -> None:
+def _drained(
+    client: InceptionClient, images: Sequence[Any], served_name: str, count: int, window: int | None = None
+) -> None:
     source: Iterator[Any] = itertools.islice(itertools.cycle(images), count)
-    for _ in client.classify_many(source, served_name):
+    for _ in client.classify_many(source, served_name, window=window):
         pass
 
 

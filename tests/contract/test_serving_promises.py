@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ from builder.golden import golden_images
 from client import InceptionClient, InvalidRequest, NotAllowed, UnknownModel
 from client.connection import connection_from_urls
 from client.grpc_transport import GrpcTransport
-from client.images import rgb_from_image
+from client.images import crop_from_rgb, rgb_from_image
 from client.operations import Infer, ListModels
 from serving import serve
 
@@ -116,3 +117,22 @@ def test_a_server_of_one_model_is_healthy_although_the_repository_has_more(repos
         assert [each.served_name for each in client.wait_until_ready(30.0)] == [NAME]
         assert [contract.served_name for contract in client.models()] == [NAME]
         assert client.classify(photos[0]).served_name == NAME
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_tritonclients_own_call_gives_the_same_top1(served, client, photos, protocol):
+    """NVIDIA's client, NVIDIA's classification extension, the SDK's crop: the same class, label and score."""
+    module = importlib.import_module(f"tritonclient.{protocol}")
+    url = served.grpc_url if protocol == "grpc" else served.http_url.removeprefix("http://")
+    preprocessing = next(each for each in client.models() if each.served_name == NAME).preprocessing
+    with module.InferenceServerClient(url) as raw:
+        for photo in photos:
+            crop = crop_from_rgb(rgb_from_image(photo), preprocessing)[None]
+            tensor = module.InferInput("image", list(crop.shape), "UINT8")
+            tensor.set_data_from_numpy(crop)
+            output = module.InferRequestedOutput("probabilities", class_count=1)
+            (answer,) = raw.infer(NAME, [tensor], outputs=[output]).as_numpy("probabilities").ravel()
+            score, index, label = answer.decode().split(":")
+            ours = client.classify(photo, model=NAME).best
+            assert (int(index), label) == (ours.index, ours.label)
+            assert float(score) == pytest.approx(ours.score, rel=1e-3)
