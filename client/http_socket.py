@@ -70,9 +70,9 @@ class _Bounded:
         self._hurry()
         super().sendall(*arguments)  # type: ignore[misc]
 
-    def send(self, *arguments: Any) -> int:
+    def send(self, *arguments: Any, **keywords: Any) -> int:  # gevent's `sendall` gives its own `timeout`
         self._hurry()
-        return int(super().send(*arguments))  # type: ignore[misc]
+        return int(super().send(*arguments, **keywords))  # type: ignore[misc]
 
     def detach(self) -> int:
         """The descriptor is another socket's from now on."""

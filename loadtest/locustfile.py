@@ -37,6 +37,7 @@ from locust.env import Environment
 from locust.runners import MasterRunner, Runner, WorkerRunner
 
 from client import DeadlineExceeded, InceptionClient, InceptionError, InferenceFailed, Overloaded, ServerUnavailable
+from client.retries import NO_RETRIES
 from client.settings import Settings, settings_from
 from loadtest.errors import LoadtestError, MeasurementFailed, UsageError
 from loadtest.workload import (
@@ -50,7 +51,7 @@ from loadtest.workload import (
     weighted_models,
 )
 
-REQUEST_TYPE = "gRPC"
+REQUEST_TYPES = {"http": "HTTP", "https": "HTTP"}  # by scheme; everything else is gRPC
 LISTING = "(list of models)"
 CHECK_TIMEOUT_S = 5.0
 WORKER_GRACE_S = 3.0
@@ -107,9 +108,11 @@ class Session:
         return settings_from(host or None, token, os.environ, Path())
 
     def client(self, timeout_s: float | None = None) -> InceptionClient:
-        """A new client, with its own connection."""
+        """A new client, with its own connection. It tries nothing again: every failure is one in the figures."""
         settings, options = self.settings(), self._options()
-        return InceptionClient(settings.url, token=settings.token, timeout_s=timeout_s or options.timeout_s)
+        return InceptionClient(
+            settings.url, token=settings.token, timeout_s=timeout_s or options.timeout_s, retries=NO_RETRIES
+        )
 
     def photographs(self) -> tuple[Photograph, ...]:
         """The photographs to send, read once; `UsageError` as `photographs_in`."""
@@ -190,7 +193,7 @@ class InceptionUser(User):
 
     def _report(self, name: str, response_time_ms: float, response_bytes: int, error: Exception | None) -> None:
         self.environment.events.request.fire(
-            request_type=REQUEST_TYPE,
+            request_type=REQUEST_TYPES.get(str(self.environment.host).partition("://")[0], "gRPC"),
             name=name,
             response_time=response_time_ms,
             response_length=response_bytes,

@@ -202,6 +202,19 @@ def test_a_headless_run_ends_by_itself_without_a_failure(locust, server, more):
     assert "Traceback" not in run.errors
 
 
+@pytest.mark.parametrize("more", [(), ("--processes", "2")], ids=["one process", "two workers"])
+def test_a_run_over_http_ends_by_itself_without_a_failure(locust, server, more):
+    """The same users, by the address's scheme; the figures say which protocol it was."""
+    run = locust("--host", server.http_url, *more, token=server.token)
+    assert run.code == 0, run.errors
+    assert run.rows.keys() == {"googlenet_fp32", "inception_v3_fp32", "Aggregated"}
+    for name in ("googlenet_fp32", "inception_v3_fp32"):
+        assert run.rows[name]["Type"] == "HTTP"
+        assert run.count("Request Count", name) > 0
+        assert run.count("Failure Count", name) == 0
+    assert "Traceback" not in run.errors
+
+
 def test_times_are_not_rounded_to_milliseconds_and_the_replys_size_is_told(locust, server):
     """Rounded times of a fast model would all be 1 or 2; a reply holds a float32 a class."""
     run = locust("--host", server.grpc_url, "--model", "GoogLeNet", token=server.token)
