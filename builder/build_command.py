@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builder.build import BuildOptions, Built, build
 from builder.catalog import MODELS, ModelSpec, spec_from_name
-from builder.errors import IncompleteBuild, UsageError
+from builder.errors import BuilderError, IncompleteBuild, UsageError
 from builder.explain import explained_build, explained_plans, told_lines
 from builder.gpu_build import build_both_stages, build_onnx_stage, build_plan_stage, target_from_option
 from builder.plan_stage import PlanRequest
@@ -189,9 +189,9 @@ def _explain(options: argparse.Namespace, request: PlanRequest) -> int:
 def _told(work: Callable[[], Sequence[Built]], *, as_json: bool) -> int:
     try:
         results: Sequence[Mapping[str, object]] = [result.as_dict() for result in work()]
-    except IncompleteBuild as incomplete:
-        if as_json:
-            print(json.dumps(incomplete.results, indent=2))
+    except BuilderError as error:
+        if as_json and (error.results or isinstance(error, IncompleteBuild)):
+            print(json.dumps(error.results, indent=2))
         raise
     if as_json:
         print(json.dumps(results, indent=2))

@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from builder.manifest import has_plan
 from builder.publish import Repository
 from builder.targets import TARGETS, Target
 from builder.toolchain import Toolchain, cautions, found_toolchain, gpu_for, refusals, target_from_gpu
@@ -22,10 +23,19 @@ def diagnosis(repository: Path) -> dict[str, Any]:
     toolchain = found_toolchain()
     awaiting = Repository(repository).awaiting_plan
     waiting = sorted(path.name for path in awaiting.glob("*") if path.is_dir())
+
+    def is_waiting(target: Target) -> bool:
+        """Whether a plan for the target is all that a folder here lacks, staged or served."""
+        served = (path.parent.parent for path in repository.glob("*/[1-9]*/manifest.json"))
+        plan = target.plan_filename
+        return bool(waiting) or (plan is not None and any(not has_plan(folder, plan) for folder in served))
+
     return {
         "here": asdict(toolchain),
         "awaiting_plan": {"directory": str(awaiting), "folders": waiting},
-        "targets": [_target(target, toolchain, repository, is_waiting=bool(waiting)) for target in _targets(toolchain)],
+        "targets": [
+            _target(target, toolchain, repository, is_waiting=is_waiting(target)) for target in _targets(toolchain)
+        ],
     }
 
 
@@ -127,12 +137,18 @@ def _next(
     if not _is_host_right(target, toolchain):
         return onnx, ""
     if can_build_here:
-        return plan if is_waiting or importlib.util.find_spec("torch") is None else both, ""
-    # What is wrong or missing is TensorRT or Polygraphy: the image brings its own. Its service has a fixed command.
-    if target.is_listed and not place:
-        return f"docker compose run --rm build-{target.name}", ""
-    left = "nothing, but run this" if is_waiting else "the plan,"
-    return plan if is_waiting else onnx, f"{left} in {target.tensorrt_image}: docs/gpu.md"
+        if is_waiting or importlib.util.find_spec("torch") is not None:
+            return plan if is_waiting else both, ""
+        left = f"that one on a machine with the builder's packages; then here: {plan} --from DIR, see docs/gpu.md"
+    else:
+        # What is wrong or missing is TensorRT or Polygraphy: the image brings its own. Its service has a fixed command.
+        has_service = target.is_listed and not place
+        in_image = f"docker compose run --rm build-{target.name}"
+        elsewhere = f"in {target.tensorrt_image}: docs/gpu.md"
+        if is_waiting:
+            return (in_image, "") if has_service else (plan, f"nothing, but run this {elsewhere}")
+        left = in_image if has_service else f"the plan, {elsewhere}"
+    return onnx, left
 
 
 def _is_host_right(target: Target, toolchain: Toolchain) -> bool:

@@ -25,9 +25,13 @@ from collections.abc import Mapping, Sequence
 
 
 class BuilderError(Exception):
-    """Base of everything the builder raises on purpose; `exit_code` is what the command line returns."""
+    """Base of everything the builder raises on purpose.
+
+    `exit_code` is what the command line returns, `results` what was finished before, ready for JSON.
+    """
 
     exit_code = 1
+    results: Sequence[Mapping[str, object]] = ()
 
 
 class UnknownModel(BuilderError):

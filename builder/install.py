@@ -84,8 +84,7 @@ def publish_with_plans(repository: Repository, folder: Path, just_built: Collect
     cautions += _not_named(folder)
     if not repository.publish(folder, served_name):
         cautions.append("this file system cannot exchange folders: two renames were made")
-    repository.drop_staged(served_name)
-    return tuple(cautions)
+    return (*cautions, *repository.drop_staged(served_name))
 
 
 def check_source(repository: Repository, source: Path) -> None:

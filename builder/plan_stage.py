@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from builder import tensorrt_plan
 from builder.build import Built
-from builder.errors import RepositoryDamaged, UsageError
+from builder.errors import BuilderError, RepositoryDamaged, UsageError
 from builder.folder import REFERENCE
 from builder.gpus import VISIBLE, Gpu
 from builder.hashing import canonical_json, sha256_of_text
 from builder.install import check_source, install
-from builder.manifest import has_plan, manifest_path, read_manifest
+from builder.manifest import has_plan, manifest_path, problems_of, read_manifest
 from builder.plan_record import folder_facts, is_damaged_plan, plan_files, plans_in
 from builder.profiles import profiles_from_sizes
 from builder.progress import Progress
@@ -82,12 +82,22 @@ def build_plans(
 ) -> list[Built]:
     """Build, prove and publish the plan of each of the model `folders`; what has it already is left alone.
 
-    The caller has made sure that `toolchain` fits the target. Raises a `BuilderError` at the first plan that fails;
-    those before it stay published, and every folder stays where it was.
+    The caller has made sure that `toolchain` fits the target. Raises a `BuilderError` at the first plan that fails,
+    before the first one where a folder is damaged; those before it stay published and are the error's `results`, and
+    every folder stays where it was.
     """
     repository = Repository(request.repository)
     with repository.locked(), _shown_to_cuda(gpu_for(request.target, toolchain)):
-        return [_FolderPlan(folder, request, toolchain, repository).deliver(engine, progress) for folder in folders]
+        # All are looked at first: a damaged one must not be found after hours of building.
+        plans = [_FolderPlan(folder, request, toolchain, repository) for folder in folders]
+        built: list[Built] = []
+        try:
+            for plan in plans:
+                built.append(plan.deliver(engine, progress))
+        except BuilderError as error:
+            error.results = [result.as_dict() for result in built]
+            raise
+        return built
 
 
 @contextmanager
@@ -194,10 +204,7 @@ class _FolderPlan:
     def deliver(self, engine: PlanEngine, progress: Progress) -> Built:
         live = self._repository.path / self._name
         if has_plan(live, self._plan_filename, self._key()) and self._is_release_of(live):
-            progress.line(self._name, f"{self._plan_filename} unchanged")
-            if self._folder.parent == self._repository.awaiting_plan:
-                self._repository.drop_staged(self._name)
-            return Built(self._name, "unchanged", live, self._manifest["release"], read_manifest(live)["version"])
+            return self._kept(live, progress)
         if self._plan_filename in plans_in(self._version_directory) and is_damaged_plan(
             self._version_directory, self._plan_filename
         ):
@@ -215,6 +222,19 @@ class _FolderPlan:
         for caution in installed.cautions:
             progress.line(self._name, caution)
         return Built(self._name, "published", installed.folder, installed.release, installed.version)
+
+    def _kept(self, live: Path, progress: Progress) -> Built:
+        """The served plan is the one that would be built; what else of the served folder is damaged is put right."""
+        if problems_of(live, are_plans_checked=False):
+            installed = install(self._repository, self._folder, {})
+            progress.line(self._name, f"{self._plan_filename} unchanged, the damaged files around it put right")
+            cautions, status = installed.cautions, "published"
+        else:
+            progress.line(self._name, f"{self._plan_filename} unchanged")
+            cautions, status = self._repository.drop_staged(self._name), "unchanged"
+        for caution in cautions:
+            progress.line(self._name, caution)
+        return Built(self._name, status, live, self._manifest["release"], read_manifest(live)["version"])
 
     def _proved(self, plan: Plan, run: Callable[[int, NDArray[np.uint8]], NDArray[np.float32]]) -> dict[str, Any]:
         import numpy as np

@@ -85,10 +85,23 @@ class Repository:
         folder.mkdir()
         return folder
 
-    def drop_staged(self, served_name: str) -> None:
-        """What waits for a plan was asked for before: it must not replace, one day, what was asked for since."""
-        with contextlib.suppress(OSError):
-            remove_tree(self.awaiting_plan / served_name)
+    def drop_staged(self, served_name: str) -> tuple[str, ...]:
+        """What waits for a plan was asked for before: it must not replace, one day, what was asked for since.
+
+        Returns a line for whoever publishes where it could not be removed.
+        """
+        staged, aside = self.awaiting_plan / served_name, self.staging / f"{_NEW}{uuid.uuid4().hex}"
+        try:
+            staged.rename(aside)  # all of it or nothing: half a folder would stop every later plan stage
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        except OSError as error:
+            return (f"{staged} could not be removed ({error.strerror}): remove it, or a later plan stage publishes it",)
+        try:
+            remove_tree(aside)
+        except OSError as error:
+            return (f"{aside}, which waited for a plan, could not be removed ({error.strerror}): remove it",)
+        return ()
 
     def serves(self, folder: Path) -> bool:
         """Whether this model folder is the served one itself, no copy of it."""

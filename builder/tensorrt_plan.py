@@ -155,8 +155,9 @@ def _saved_timings(config: Any, timing_cache: Path) -> tuple[str | None, tuple[s
     try:
         timings = config.get_timing_cache()
         with LockFile(str(timing_cache)):
-            if timing_cache.is_file():  # what is in it by now is kept: two builds may share it
-                timings.combine(config.create_timing_cache(timing_cache.read_bytes()), ignore_mismatch=True)
+            kept = config.create_timing_cache(timing_cache.read_bytes()) if timing_cache.is_file() else None
+            if kept is not None:  # what is in it by now stays: two builds may share it; what cannot be read does not
+                timings.combine(kept, ignore_mismatch=True)
             saved, unfinished = bytes(timings.serialize()), timing_cache.with_name(f"{timing_cache.name}.new")
             unfinished.write_bytes(saved)
             unfinished.replace(timing_cache)

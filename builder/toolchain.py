@@ -173,7 +173,8 @@ def _tensorrt_refusals(target: Target, version: str, *, is_weakly_typed: bool, i
     found, needed = version_key(version), _needed_tensorrt(target)
     refused = []
     if found < version_key(TENSORRT_FLOOR):
-        refused.append(f"TensorRT {version} is older than {TENSORRT_FLOOR}, {needed}: use {target.tensorrt_image}")
+        oldest = needed if target.is_listed else "the oldest that is supported"
+        refused.append(f"TensorRT {version} is older than {TENSORRT_FLOOR}, {oldest}: use {target.tensorrt_image}")
     elif target.tensorrt_before is not None and found >= version_key(target.tensorrt_before):
         refused.append(
             f"TensorRT {version} cannot build for {target.a_title} (compute capability {target.compute_capability}): "

@@ -19,8 +19,10 @@ import http.client
 import json
 import math
 import os
+import socket
 import struct
 import sys
+import threading
 import time
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -155,16 +157,24 @@ class Probe:
         # http.client obeys no proxy variable: a health check must reach this host itself.
         connection = http.client.HTTPConnection(self._host, port or self._port, timeout=timeout_s)
         sent = dict(headers or {}) | ({TOKEN_HEADER: self._token} if self._token else {})
+        # The socket's time-out is for each `recv`: a server that sends a byte now and then would hold the probe.
+        ends_s = time.monotonic() + timeout_s
+        cut = threading.Timer(timeout_s, _cut, [connection])
+        cut.daemon = True
+        cut.start()
         try:
             connection.request(method, path, body, sent)
             response = connection.getresponse()
             content = response.read(_MAX_ANSWER_BYTES)
+            if time.monotonic() >= ends_s:
+                raise TimeoutError("cut")
             return Answer(response.status, {k.lower(): v for k, v in response.getheaders()}, content)
-        except TimeoutError as error:
-            raise ProbeFailed(f"no answer from {self._url}{path} within {timeout_s:.3g} s") from error
         except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, TimeoutError) or time.monotonic() >= ends_s:
+                raise ProbeFailed(f"no answer from {self._url}{path} within {timeout_s:.3g} s") from error
             raise ProbeFailed(f"{self._url} cannot be reached: {error or type(error).__name__}") from error
         finally:
+            cut.cancel()
             connection.close()
 
     def _succeeded(self, answer: Answer, what: str) -> bytes:
@@ -250,6 +260,14 @@ def _check_answer(config: Mapping[str, Any], answer: Answer) -> None:
         code = _TYPES[datatype][1]
         if code and not all(math.isfinite(value) for (value,) in struct.iter_unpack(f"<{code}", contents[name])):
             raise ProbeFailed(f"{model} answered {name} with values that are not finite numbers.")
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    """Let whoever waits at the connection go on with an error."""
+    opened = connection.sock
+    if opened is not None:
+        with contextlib.suppress(OSError):
+            opened.shutdown(socket.SHUT_RDWR)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -167,15 +167,58 @@ def test_an_fp16_plan_in_fp32_is_not_published(request_for_t4: PlanRequest) -> N
     assert list(request_for_t4.repository.iterdir()) == []
 
 
-def test_models_before_a_failing_one_stay_published(request_for_t4: PlanRequest) -> None:
-    """A finished part of a batch is never lost."""
+def test_models_before_a_failing_one_stay_published_and_are_told(request_for_t4: PlanRequest) -> None:
+    """A finished part of a batch is never lost, nor is the word of it."""
+    engine = OnnxEngine({"fp32": "Float", "fp16": "Float"})
+    assert _NAMES[0].endswith("fp16")
+    only = dataclasses.replace(request_for_t4)
+    folders = list(reversed(folders_for(only)))  # FP32 first: FP16 in FP32's clothes is refused
+    with pytest.raises(PrecisionRejected) as caught:
+        build_plans(folders, only, _T4_HOST, Progress(is_quiet=True), engine)
+    assert [result["served_name"] for result in caught.value.results] == [_NAMES[1]]
+    assert has_plan(request_for_t4.repository / _NAMES[1], "sm75.plan")
+    assert not (request_for_t4.repository / _NAMES[0]).exists()
+
+
+def test_a_damaged_folder_is_found_before_hours_are_spent_on_others(request_for_t4: PlanRequest) -> None:
+    """Every folder is looked at first."""
     engine = OnnxEngine()
     half = request_for_t4.repository.parent / ".staging" / "models" / "awaiting-plan" / _NAMES[1]
     (half / "1" / "reference.npy").write_bytes(b"cut")
     with pytest.raises(RepositoryDamaged, match=r"reference\.npy"):
         _run(request_for_t4, engine)
-    assert has_plan(request_for_t4.repository / _NAMES[0], "sm75.plan")
-    assert not (request_for_t4.repository / _NAMES[1]).exists()
+    assert engine.jobs == []
+
+
+def test_damage_around_a_sound_plan_is_put_right_without_building_it_again(request_for_t4: PlanRequest) -> None:
+    """The staged folder is the cure, and must not be thrown away as unneeded."""
+    staged = request_for_t4.repository.parent / ".staging"
+    shutil.copytree(staged, request_for_t4.repository.parent / "kept")
+    _run(request_for_t4, OnnxEngine())
+    live = request_for_t4.repository / _NAMES[0]
+    with (live / "config.pbtxt").open("a") as config:
+        config.write("# edited\n")
+    shutil.rmtree(staged)
+    shutil.copytree(request_for_t4.repository.parent / "kept", staged)
+    engine = OnnxEngine()
+    built, log = _run(request_for_t4, engine)
+    assert engine.jobs == []
+    assert [result.status for result in built] == ["published", "unchanged"]
+    assert "the damaged files around it put right" in log
+    assert verify(request_for_t4.repository, T4) == {name: [] for name in _NAMES}
+
+
+def test_what_waited_is_dropped_wherever_the_unchanged_one_came_from(
+    request_for_t4: PlanRequest, tmp_path: Path
+) -> None:
+    """`--from` a copy says what is wanted now: what was staged before must not replace it one day."""
+    waiting = request_for_t4.repository.parent / ".staging" / "models" / "awaiting-plan"
+    shutil.copytree(waiting, tmp_path / "copied")
+    _run(request_for_t4, OnnxEngine())
+    shutil.copytree(tmp_path / "copied", waiting, dirs_exist_ok=True)
+    built, _ = _run(dataclasses.replace(request_for_t4, source=tmp_path / "copied"), OnnxEngine())
+    assert {result.status for result in built} == {"unchanged"}
+    assert list(waiting.iterdir()) == []
 
 
 def test_only_what_is_asked_for_gets_a_plan(request_for_t4: PlanRequest) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import shutil
 from pathlib import Path
 
@@ -267,3 +268,26 @@ def test_a_served_version_without_its_manifest_still_counts(repository: Reposito
     (repository.path / _NAME / "1").rename(repository.path / _NAME / "7")
     with repository.locked():
         assert repository.version_for(_NAME, "another release") == 8
+
+
+def test_what_waits_and_cannot_be_removed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would replace, one day, what was published since; and half of it removed would stop every later stage."""
+    repository = Repository(tmp_path / "models")
+    waiting = repository.awaiting_plan / "googlenet_fp32"
+    (waiting / "1").mkdir(parents=True)
+    (waiting / "1" / "model.onnx").write_bytes(b"graph")
+    original = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path == waiting:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    (line,) = repository.drop_staged("googlenet_fp32")
+    assert "could not be removed (Permission denied)" in line
+    assert (waiting / "1" / "model.onnx").read_bytes() == b"graph"
+    monkeypatch.undo()
+    assert repository.drop_staged("googlenet_fp32") == ()
+    assert not waiting.exists()
+    assert repository.drop_staged("googlenet_fp32") == ()

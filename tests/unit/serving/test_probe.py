@@ -1,5 +1,7 @@
+import contextlib
 import json
 import re
+import socket
 import struct
 import threading
 import time
@@ -121,6 +123,30 @@ def test_a_model_gets_no_more_than_what_is_left(url, monkeypatch):
     assert time.monotonic() - begun < 2
     with pytest.raises(ProbeFailed, match="no time was left"):
         Probe(url, timeout_s=10, deadline_s=begun).infer("m00")
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"])
+def test_a_server_that_drips_its_answer_does_not_hold_the_probe(answer):
+    """A socket's time-out is for each byte that comes; the probe's is for the whole of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip():
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(answer)
+                for _ in range(200):
+                    connection.sendall(b"1")
+                    gone.wait(0.1)
+
+        gone = threading.Event()
+        thread = threading.Thread(target=drip)
+        thread.start()
+        begun = time.monotonic()
+        with pytest.raises(ProbeFailed, match=r"no answer from .* within 0\.5 s"):
+            Probe(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.5).server_id()
+        assert time.monotonic() - begun < 5
+        gone.set()
+        thread.join(timeout=30)
 
 
 def test_the_probe_ends_before_the_container_engine_loses_patience():
