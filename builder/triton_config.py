@@ -104,9 +104,10 @@ def _batching(instances: int) -> dict[str, Any]:
     """Batches of what has come, without preferred sizes and without delay: those cost 23 % at concurrency 16.
 
     With any queue policy, be it only a bound, Triton forms a batch no earlier than an instance asks for one, and a
-    single instance then waits for it: measured to halve the throughput of models of 8 to 130 ms (docs/benchmarks.md).
-    With two, one computes while the other asks. A time-out is no policy for either: what a client over gRPC no longer
-    waits for is dropped all the same, and by Triton's issue 8870 a model with one slows down for good.
+    single instance then waits for it: measured to cost 40 to 70 % of the throughput of full batches
+    (docs/benchmarks.md). With two, one computes while the other asks. A time-out is no policy for either: what a client
+    over gRPC no longer waits for is dropped all the same, and by Triton's issue 8870 a model with one slows down for
+    good.
     """
     policy = {} if instances == 1 else {"default_queue_policy": {"max_queue_size": MAX_QUEUE_SIZE}}
     return {"dynamic_batching": policy}

@@ -16,10 +16,12 @@ from client.errors import (
     Overloaded,
     PreprocessMismatch,
     QueueFull,
+    RegionLost,
     ServerUnavailable,
     SomeFailed,
     TlsFailed,
     UnknownModel,
+    UnreadableImage,
 )
 from client.results import Classification, ModelHealth, ModelStatistics, Phase, Prediction, Timings
 from client.retries import RetryPolicy
@@ -45,6 +47,7 @@ __all__ = [
     "PreprocessMismatch",
     "Preprocessing",
     "QueueFull",
+    "RegionLost",
     "RetryPolicy",
     "ServerUnavailable",
     "SomeFailed",
@@ -52,4 +55,5 @@ __all__ = [
     "Tls",
     "TlsFailed",
     "UnknownModel",
+    "UnreadableImage",
 ]

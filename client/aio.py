@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from types import TracebackType
 from typing import Literal, TypeVar, overload
 
@@ -18,10 +27,11 @@ from client.contract import ModelContract
 from client.core import Core
 from client.errors import ClientClosed, InceptionError, InvalidRequest, SomeFailed
 from client.images import ImageLike
+from client.mapping import closed
 from client.results import Classification, ModelHealth, ModelStatistics
 from client.retries import Call, RetryPolicy
 from client.steps import Steps, run_async
-from client.stream import OnError, check_sizes, checked_on_error, stream_async, window_of, with_index
+from client.stream import OnError, check_several, check_sizes, checked_on_error, stream_async, window_of, with_index
 from client.transport import AsyncTransport
 
 T = TypeVar("T")
@@ -55,7 +65,7 @@ class AsyncInceptionClient:
     def _begin(self, transport: AsyncTransport, core: Core, *closing: Callable[[], Awaitable[None]]) -> None:
         """`closing` is what `close` awaits, in this order, once."""
         self._transport, self._core, self._closing = transport, core, closing
-        self._pid = os.getpid()
+        self._pid, self._is_closed = os.getpid(), False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="inception-client")
 
@@ -125,6 +135,7 @@ class AsyncInceptionClient:
     ) -> list[Classification] | list[Outcome]:
         """Several images, in their order, within one deadline, see `InceptionClient.classify_batch`."""
         is_raised = checked_on_error(on_error)
+        check_several(images)
         wanted, listed = Wanted(model, precision, top_k, probabilities), list(images)
         if not listed:
             return []
@@ -180,6 +191,7 @@ class AsyncInceptionClient:
         """
         is_raised = checked_on_error(on_error)
         check_sizes(window, batch_size)
+        check_several(images)
         wanted = Wanted(model, precision, top_k, probabilities)
         outcomes = self._stream(images, wanted, window, batch_size, self._core.call)
         return _raising(outcomes) if is_raised else outcomes
@@ -211,15 +223,16 @@ class AsyncInceptionClient:
             yield fast
         finally:
             await self._run(arena.close)
-            await fast.close()
+            fast._pool.shutdown(wait=False)
 
     async def close(self) -> None:
         """Close the connection; closing twice is harmless, any other use afterwards raises `ClientClosed`."""
         closing, self._closing = self._closing, ()
+        self._is_closed = True
         if self._pid == os.getpid():
             for close in closing:
                 await close()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.shutdown(wait=False)  # what is begun or waits goes on, and finds the connection closed
 
     async def __aenter__(self) -> AsyncInceptionClient:
         return self
@@ -243,7 +256,7 @@ class AsyncInceptionClient:
         window: int | None,
         batch_size: int | None,
         new_call: Callable[[], Call],
-    ) -> AsyncIterator[Outcome]:
+    ) -> AsyncGenerator[Outcome, None]:
         """The outcomes of `images`; each group of them is a call of its own, unless `new_call` gives the same one."""
         self._check_place()
 
@@ -262,6 +275,8 @@ class AsyncInceptionClient:
             raise ClientClosed(
                 f"the client of {self._core.address} belongs to the process this one was forked from: make one here"
             )
+        if self._is_closed:
+            raise closed(self._core.address)
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop
@@ -272,8 +287,9 @@ class AsyncInceptionClient:
             )
 
 
-async def _raising(outcomes: AsyncIterator[Outcome]) -> AsyncIterator[Classification]:
-    async for outcome in outcomes:
-        if isinstance(outcome, InceptionError):
-            raise outcome
-        yield outcome
+async def _raising(outcomes: AsyncGenerator[Outcome, None]) -> AsyncIterator[Classification]:
+    async with aclosing(outcomes):  # an error that is kept must not keep the stream
+        async for outcome in outcomes:
+            if isinstance(outcome, InceptionError):
+                raise outcome
+            yield outcome

@@ -23,11 +23,13 @@ from client.buffers import Lease
 from client.errors import ClientClosed, InceptionError, InvalidRequest, NotAllowed
 from client.operations import ListRegions, Region, RegisterRegion, Slot, UnregisterRegion
 from client.retries import Call
-from client.steps import Steps
+from client.steps import Pause, Steps
 
 DIRECTORY = Path("/dev/shm")  # noqa: S108 - where shm_open of Linux keeps what it is asked for
 PREFIX = "inception-client-"
 _ALIGNMENT = 4096
+_LOOK_AGAIN_S = 0.002
+_ALREADY = "already in manager"  # Triton's word for a region of that name
 
 
 def _aligned(byte_size: int) -> int:
@@ -49,7 +51,7 @@ class Arena:
         self._mapped: list[_Mapped] = []
         self._free: dict[int, list[_Room]] = {}
         self._lock = threading.Lock()
-        self._is_closed = False
+        self._is_closed = self._is_growing = False
 
     def open(self, call: Call) -> Steps[None]:
         """Remove what dead processes left, here and on the server, and register the first region.
@@ -57,13 +59,13 @@ class Arena:
         Raises `NotAllowed` where the server restricts shared memory, `InvalidRequest` where it cannot see this
         machine's, or there is none to be had.
         """
-        sweep()
+        removed = sweep()
         try:
             regions = yield from call.ask(ListRegions())
         except NotAllowed as error:
             raise NotAllowed(f"{self._address} restricts shared memory, which needs the token: {error}") from error
         for region in regions:
-            if region.name.startswith(PREFIX) and not (DIRECTORY / region.key.lstrip("/")).exists():
+            if region.name in removed:  # of others it is not known whether they live, perhaps in another container
                 yield from call.ask(UnregisterRegion(region.name))
         yield from self._grow(FIRST_REGION_BYTES, call)
 
@@ -82,30 +84,50 @@ class Arena:
         )
 
     def grow(self, images: int, size: int, call: Call) -> Steps[None]:
-        """See `Buffers`: another region is registered."""
-        return self._grow(max(_aligned(images * size * size * 3), NEXT_REGION_BYTES), call)
+        """See `Buffers`: another region is registered, by one of those that wait for it; the others look again."""
+        with self._lock:
+            is_mine = not self._is_growing
+            self._is_growing = True
+        if not is_mine:
+            call.deadline.remaining_s()
+            yield Pause(_LOOK_AGAIN_S)
+            return
+        try:
+            yield from self._grow(max(_aligned(images * size * size * 3), NEXT_REGION_BYTES), call)
+        finally:
+            self._is_growing = False
 
     def renew(self, call: Call) -> Steps[None]:
         """Register every region again: the server has forgotten them, because it was started anew."""
         for mapped in tuple(self._mapped):
-            yield from call.ask(UnregisterRegion(mapped.region.name))
-            yield from call.ask(RegisterRegion(mapped.region))
+            try:
+                yield from call.ask(RegisterRegion(mapped.region))
+            except InvalidRequest as error:
+                if _ALREADY not in str(error).lower():  # by another thread that found out, too
+                    raise
 
     def close(self, call: Call) -> Steps[None]:
-        """Unregister and remove every region. A server that cannot be asked forgets them when it ends."""
-        self._is_closed = True
-        mapped, self._mapped, self._free = self._mapped, [], {}
+        """Remove and unregister every region. A server that cannot be asked forgets them when it ends.
+
+        In a forked process it does nothing: the memory is its parent's.
+        """
+        if self._pid != os.getpid():
+            return
+        with self._lock:
+            self._is_closed = True
+            mapped, self._mapped, self._free = self._mapped, [], {}
+        for each in mapped:  # before anything is waited for, and perhaps cancelled
+            each.remove()
         for each in mapped:
             with suppress(InceptionError):
                 yield from call.ask(UnregisterRegion(each.region.name))
-            each.remove()
 
     def _taken(self, byte_size: int) -> _Room | None:
         """A free room of that size, cut from a region where none is free; None where no region has space."""
         if self._pid != os.getpid():
             raise ClientClosed("this shared memory belongs to the process that this one was forked from: open it here")
         if self._is_closed:
-            raise ClientClosed("this shared memory was closed: open it again with client.shared_memory()")
+            raise _closed()
         with self._lock:
             free = self._free.setdefault(byte_size, [])
             if free:
@@ -124,7 +146,19 @@ class Arena:
                     f"namespace and as a user who may read it ({error})"
                 ) from error
             raise
-        self._mapped.append(mapped)
+        with self._lock:
+            is_late = self._is_closed
+            if not is_late:
+                self._mapped.append(mapped)
+        if is_late:
+            mapped.remove()
+            with suppress(InceptionError):
+                yield from call.ask(UnregisterRegion(mapped.region.name))
+            raise _closed()
+
+
+def _closed() -> ClientClosed:
+    return ClientClosed("this shared memory was closed: open it again with client.shared_memory()")
 
 
 @dataclass(frozen=True)

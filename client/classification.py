@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from client.buffers import Buffers, Lease
 from client.contract import ModelContract
+from client.deadline import Deadline
 from client.errors import (
     BadResponse,
     DeadlineExceeded,
@@ -76,7 +77,7 @@ class Classifier:
 
         Decoding comes before anything is sent: a bad image costs no connection. Raises what would meet every image.
         """
-        batch = _Batch(images)
+        batch = _Batch(images, call.deadline)
         if all(map(is_pixels, images)):
             batch.decode()
         else:
@@ -102,26 +103,34 @@ class Classifier:
         """Answer images that fit into one request; contract and reply are of one and the same release."""
         for read in range(MAX_CONTRACT_READS):
             if read:
-                contract = yield from self.contract(wanted, call)
+                former, contract = contract, (yield from self.contract(wanted, call))
+                if contract.max_batch_size < len(images) <= former.max_batch_size:
+                    for start in range(0, len(images), contract.max_batch_size):
+                        part = images[start : start + contract.max_batch_size]
+                        yield from self._answer(batch, part, contract, wanted, call)
+                    return
             count, size = len(images), contract.preprocessing.crop
             while (lease := self._buffers.take(count, size)) is None:
                 yield from self._buffers.grow(count, size, call)
+            crop = Work(partial(batch.crop, images, contract, lease.batch), lease.release)
             try:
-                if count == 1:
-                    sent = batch.crop(images, contract, lease.batch)
-                else:
-                    sent = yield Work(partial(batch.crop, images, contract, lease.batch))
+                sent = crop.function() if count == 1 else (yield crop)
                 if not sent:
                     return
                 asked_s = time.perf_counter()
                 reply = yield from self._reply(contract, lease, len(sent), call)
-                inference_s = time.perf_counter() - asked_s
+                if reply is not None and reply.version == contract.version:
+                    batch.answer(sent, reply, contract, wanted, time.perf_counter() - asked_s)
+                    return
+                self._served.forget()  # replaced or withdrawn: the next round says what is served instead
+            except (InvalidRequest, BadResponse):
+                # What the contract promises does not hold: perhaps another one does by now.
+                self._served.forget()
+                if read or (yield from self.contract(wanted, call)) == contract:
+                    raise
             finally:
-                lease.release()
-            if reply is not None and reply.version == contract.version:
-                batch.answer(sent, reply, contract, wanted, inference_s)
-                return
-            self._served.forget()  # replaced or withdrawn: the next round says what is served instead
+                if not crop.is_left:
+                    lease.release()
         raise BadResponse(
             f"the model at {self._address} changed {MAX_CONTRACT_READS} times during one call: is it being "
             "republished in a loop?"
@@ -155,19 +164,20 @@ class _Image:
 class _Batch:
     """A few images of one call, and what has become of each."""
 
-    def __init__(self, images: Sequence[ImageLike]) -> None:
-        self._started_s = time.perf_counter()
+    def __init__(self, images: Sequence[ImageLike], deadline: Deadline) -> None:
+        self._started_s, self._deadline = time.perf_counter(), deadline
         self._images = images
         self._outcomes: list[Outcome | None] = [None] * len(images)
         self.decoded: list[_Image] = []
 
     def decode(self) -> None:
-        """Decode each image that can be."""
+        """Decode each image that can be, in the time there is."""
         began_s = time.perf_counter()
         for place, image in enumerate(self._images):
             try:
+                self._deadline.remaining_s()
                 rgb = rgb_from_image(image)
-            except InvalidImage as error:
+            except (InvalidImage, DeadlineExceeded) as error:
                 self._outcomes[place] = error
                 continue
             ended_s = time.perf_counter()

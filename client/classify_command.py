@@ -3,7 +3,8 @@
     PATH... -> image paths -> those without a row yet -> classify_many -> settled: a row
                                                                       -> not answered: named, tried again by --resume
 
-An image is settled when it was answered or is no image that can be. What failed for the server's reasons gets no row.
+An image is settled when it was answered or is no image that can be. What failed for the server's reasons, or could not
+be read, gets no row.
 """
 
 from __future__ import annotations
@@ -21,10 +22,18 @@ import numpy as np
 from client import parquet
 from client.classification import Outcome
 from client.client import InceptionClient
-from client.errors import BadResponse, InceptionError, InferenceFailed, InvalidImage, InvalidRequest, ServerUnavailable
+from client.errors import (
+    BadResponse,
+    InceptionError,
+    InferenceFailed,
+    InvalidImage,
+    InvalidRequest,
+    ServerUnavailable,
+    UnreadableImage,
+)
 from client.image_paths import STDIN, ImagePaths
 from client.interruption import Interrupted, Interruption
-from client.progress import Lines, Progress, progress_on
+from client.progress import Lines, Progress, progress_on, say
 from client.report import Counts, Reporter, summarise
 from client.results import Classification
 from client.row_file import Identity, RowFile
@@ -180,8 +189,13 @@ class Run:
             self._sink.finish()
         duration_s = time.monotonic() - started_s
         summarise(self._counts, self._paths, self._file, duration_s, is_ended=ended_by is None)
-        bad_before = InvalidImage.exit_code if self._file is not None and self._file.bad_before else 0
-        return max(reporter.worst, bad_before) if ended_by is None else ended_by
+        if ended_by is not None:
+            return ended_by
+        has_bad_before = self._file is not None and self._file.bad_before > 0
+        is_nothing_named = not (self._counts.done or self._counts.skipped or self._paths.unreadable)
+        if is_nothing_named:
+            say(f"no images: nothing to classify in {' '.join(self._options.paths)}")
+        return max(reporter.worst, InvalidImage.exit_code if has_bad_before or is_nothing_named else 0)
 
     def _progress(self) -> Progress:
         # Rows that appear on the same terminal are progress enough.
@@ -205,7 +219,7 @@ class Run:
         )
         for outcome in outcomes:
             self._settle(self._under_way.popleft(), outcome, reporter)
-            progress.update(counts.done, counts.bad + counts.unanswered, counts.skipped)
+            progress.update(counts.done, counts.errors, counts.skipped)
 
     def _claimed(self) -> Iterator[str]:
         self._interruption.is_worth_waiting = True
@@ -228,6 +242,9 @@ class Run:
             self._sink.write(image, outcome)
             self._counts.answered += 1
             self._counts.unanswered_in_a_row = 0
+        elif isinstance(outcome, UnreadableImage):
+            self._counts.unreadable += 1
+            reporter.image_failed(outcome)
         elif isinstance(outcome, InvalidImage):
             self._sink.write(image, outcome)
             self._counts.bad += 1
@@ -261,7 +278,7 @@ def _paths_of(options: argparse.Namespace) -> ImagePaths:
     return ImagePaths(
         options.paths,
         is_recursive=options.recursive,
-        stdin=sys.stdin.buffer if STDIN in options.paths else None,
+        stdin=sys.stdin.buffer if STDIN in options.paths and sys.stdin is not None else None,
         separator=b"\0" if options.null else b"\n",
     )
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,21 +44,51 @@ and begin as an image does; hidden ones are left out. "-" reads paths from stand
 
 With --output, each row is in FILE as soon as it is known, in the images' order. A run may be killed at any moment: the
 same command with --resume goes on where it stopped, and loses and repeats no row. It keeps the rows of bad images, and
-tries again what failed for the server's reasons. An image is known by its path as given: name the images in the same
-way again. FILE.state.json says which model, release and options the rows are of; a run with others is refused. Parquet
-is made at the end of a run, of the rows in FILE.rows.
+tries again what failed for the server's reasons or could not be read. An image is known by its path as given: name the
+images in the same way again. FILE.state.json says which model, release and options the rows are of; a run with others
+is refused. Parquet is made at the end of a run, of the rows in FILE.rows; in its texts a byte of a path that is not
+UTF-8 is \\xNN, and a backslash of such a path is doubled.
 
 columns of csv and parquet: image, label_1, index_1, score_1, ... label_K, index_K, score_K, model, precision, release,
 emulated, error. A row of jsonl is {"image": path} with every field of the answer, or with "error".
 
 """
 
-_BROKEN_PIPE = 1
+_NOT_WRITTEN = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an `InceptionError` becomes one line on stderr."""
+    _open_missing_streams()
     options = _parser().parse_args(arguments)
+    try:
+        return _run(options)
+    except BrokenPipeError:  # whoever read our output has gone
+        _discard_output()
+        return _NOT_WRITTEN
+    except OSError as error:
+        if error.filename is not None:  # not of standard output
+            raise
+        _discard_output()
+        with suppress(OSError):
+            print(f"standard output cannot be written: {error.strerror or error}", file=sys.stderr)
+        return _NOT_WRITTEN
+
+
+def _open_missing_streams() -> None:
+    """A stream that was closed before Python started is None, which `print` takes for the other one."""
+    if sys.stdout is None:
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - for the rest of the process
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+
+
+def _discard_output() -> None:
+    """What is still to be written goes nowhere; without this Python would complain once more as it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         settings = settings_from(options.url, options.token, os.environ, Path())
         with InceptionClient(settings.url, token=settings.token, timeout_s=options.timeout_s) as client:
@@ -68,10 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _reported(error)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone; without this Python would complain once more as it exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _BROKEN_PIPE
 
 
 def _models(client: InceptionClient, options: argparse.Namespace, settings: Settings) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from os import PathLike
 from types import TracebackType
 from typing import Literal, TypeVar, overload
@@ -19,7 +20,7 @@ from client.images import ImageLike
 from client.results import Classification, ModelHealth, ModelStatistics
 from client.retries import Call, RetryPolicy
 from client.steps import Steps, run
-from client.stream import OnError, check_sizes, checked_on_error, stream, window_of, with_index
+from client.stream import OnError, check_several, check_sizes, checked_on_error, stream, window_of, with_index
 from client.transport import Transport
 
 T = TypeVar("T")
@@ -60,6 +61,7 @@ class InceptionClient:
     def _begin(self, transport: Transport, core: Core, *closing: Callable[[], object]) -> None:
         """`closing` is what `close` does, in this order, once."""
         self._transport, self._core, self._closing = transport, core, closing
+        self._pid = os.getpid()
 
     @classmethod
     def over(
@@ -160,6 +162,7 @@ class InceptionClient:
         image (a wrong model, a closed client) is raised as it is.
         """
         is_raised = checked_on_error(on_error)
+        check_several(images)
         wanted, listed = Wanted(model, precision, top_k, probabilities), list(images)
         if not listed:
             return []
@@ -215,7 +218,8 @@ class InceptionClient:
         `images` until answers are. They are decoded in
         threads while others are on the wire, and travel in batches of `batch_size`, None for what the model takes at
         most. Each batch has the client's time-out for itself. While the next image is waited for, no answer is handed
-        on: a camera is better served by `classify`.
+        on: a camera is better served by `classify`. An array must not be changed until its answer is there: a source
+        that fills one buffer again and again has to yield copies.
 
         At the first failing image "raise" raises its error, after the answers of all before it; "return" yields the
         error in its image's place and goes on. An error knows its image's `index`. What would meet every image is
@@ -223,6 +227,7 @@ class InceptionClient:
         """
         is_raised = checked_on_error(on_error)
         check_sizes(window, batch_size)
+        check_several(images)
         wanted = Wanted(model, precision, top_k, probabilities)
         outcomes = self._stream(images, wanted, window, batch_size, self._core.call)
         return _raising(outcomes) if is_raised else outcomes
@@ -282,8 +287,8 @@ class InceptionClient:
 
     def close(self) -> None:
         """Close the connection; closing twice is harmless, any other use afterwards raises `ClientClosed`."""
-        closing, self._closing = self._closing, ()
-        for close in closing:
+        to_close, self._closing = self._closing, ()
+        for close in to_close if self._pid == os.getpid() else to_close[:1]:  # the rest is the parent's
             close()
 
     def __enter__(self) -> InceptionClient:
@@ -307,7 +312,7 @@ class InceptionClient:
         window: int | None,
         batch_size: int | None,
         new_call: Callable[[], Call],
-    ) -> Iterator[Outcome]:
+    ) -> Generator[Outcome, None, None]:
         """The outcomes of `images`; each group of them is a call of its own, unless `new_call` gives the same one."""
 
         def answer(group: Sequence[ImageLike], first: int) -> list[Outcome]:
@@ -318,8 +323,9 @@ class InceptionClient:
         yield from stream(images, window_of(window, batch_size, largest), answer)
 
 
-def _raising(outcomes: Iterator[Outcome]) -> Iterator[Classification]:
-    for outcome in outcomes:
-        if isinstance(outcome, InceptionError):
-            raise outcome
-        yield outcome
+def _raising(outcomes: Generator[Outcome, None, None]) -> Iterator[Classification]:
+    with closing(outcomes):  # an error that is kept must not keep the stream
+        for outcome in outcomes:
+            if isinstance(outcome, InceptionError):
+                raise outcome
+            yield outcome

@@ -18,6 +18,7 @@ SCHEMES = {
     "https": ("http", True),
 }
 USUAL_PORTS = {"grpc": 8001, "grpcs": 8001, "http": 8000, "https": 443}
+MAX_KEEPALIVE_S = 86_400.0
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 _URL = re.compile(
@@ -112,8 +113,13 @@ def connection_from_urls(
         _check_several(parsed)
     if tls is not None and not is_encrypted:
         raise InvalidRequest(f"TLS files were given for {scheme}://, which is not encrypted: write {scheme}s://")
-    if keepalive_s is not None and not keepalive_s >= 1.0:
-        raise InvalidRequest(f"keepalive_s is {keepalive_s!r}; expected at least 1 second, or None for no probes")
+    is_number = isinstance(keepalive_s, int | float) and not isinstance(keepalive_s, bool)
+    if keepalive_s is not None and not (is_number and 1.0 <= keepalive_s <= MAX_KEEPALIVE_S):
+        raise InvalidRequest(
+            f"keepalive_s is {keepalive_s!r}; expected 1 to {MAX_KEEPALIVE_S:g} seconds, or None for no probes"
+        )
+    if not isinstance(headers, Mapping | None):
+        raise InvalidRequest(f"headers is a {type(headers).__name__}; expected a mapping of names to values")
     return Connection(
         protocol=protocol,
         addresses=tuple(address for _, address, _ in parsed),
@@ -138,9 +144,10 @@ def _parsed(url: object) -> tuple[str, str, str]:
         is_path_right = scheme.startswith("http") or not path
         if 1 <= port <= 65_535 and is_path_right and _PATH_PREFIX.fullmatch(path):
             return scheme, f"{match['host']}:{port}", path
+    shown = re.sub(r"//[^/@]*@", "//...@", url) if isinstance(url, str) else url  # a password is not to be shown
     raise InvalidRequest(
-        f"the address {url!r} is not understood; expected host:port or grpc://host:port (Triton's gRPC port is usually "
-        "8001), grpcs://, http://host:port (usually 8000) or https://"
+        f"the address {shown!r} is not understood; expected host:port or grpc://host:port (Triton's gRPC port is "
+        "usually 8001), grpcs://, http://host:port (usually 8000) or https://"
     )
 
 

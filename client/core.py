@@ -12,7 +12,7 @@ from client.buffers import Buffers, WireBuffers
 from client.classification import OF_ONE_MOMENT, Classifier, Outcome, Wanted
 from client.contract import ModelContract
 from client.deadline import Deadline, checked_timeout_s
-from client.errors import DeadlineExceeded, InceptionError, ServerUnavailable
+from client.errors import DeadlineExceeded, InceptionError, InvalidRequest, ServerUnavailable
 from client.images import ImageLike
 from client.memory import keep_freed_memory
 from client.operations import Infer, ReadStatistics
@@ -31,6 +31,8 @@ class Core:
     def __init__(self, address: str, timeout_s: float, policy: RetryPolicy) -> None:
         self.address = address
         self.timeout_s = checked_timeout_s(timeout_s)
+        if not isinstance(policy, RetryPolicy):
+            raise InvalidRequest(f"retries is a {type(policy).__name__}; expected a RetryPolicy")
         self.served = ServedModels(address)
         self._policy, self._budget = policy, RetryBudget(policy)
         self._classifier = Classifier(address, self.served, WireBuffers())

@@ -4,6 +4,7 @@
 
     InceptionError               exit code 1: our fault or the environment's
      |- InvalidImage             2  image -> RGB: not a picture we read, damaged, too large or too small
+     |   `- UnreadableImage      2  this machine could not read it now; another try may do better
      |- InvalidRequest           2  the call itself: options, address, token, or the server refused its form
      |   |- UnknownModel         2  the server serves no such model; the message lists what it serves
      |   `- RegionLost           2  the server does not know the shared memory that a request lies in
@@ -49,6 +50,13 @@ class InvalidImage(InceptionError):
     """The image cannot be classified: not a JPEG, PNG or WEBP, damaged, or outside the limits of `images`."""
 
     exit_code = 2
+
+
+class UnreadableImage(InvalidImage):
+    """The image could not be read for this machine's reasons: it is not there, may not be read, or something ran out.
+
+    Another try may do better, and is the caller's to make.
+    """
 
 
 class InvalidRequest(InceptionError):
@@ -106,6 +114,10 @@ class SomeFailed(InceptionError):
             f"{errors[0]}"
         )
         self.exit_code = max(error.exit_code for error in errors)
+
+    def __reduce__(self) -> tuple[type[SomeFailed], tuple[tuple[Classification | InceptionError, ...]]]:
+        """From one process to another, as from a pool, with its results."""
+        return type(self), (self.results,)
 
 
 class NotAllowed(InceptionError):

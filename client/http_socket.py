@@ -134,9 +134,10 @@ class BoundedConnection(http.client.HTTPConnection):
     def connect(self) -> None:
         """Connect to the first of the host's addresses that answers, within the deadline."""
         failure: OSError | None = None
-        for family, kind, protocol, _, address in socket.getaddrinfo(self.host, self.port, 0, socket.SOCK_STREAM):
+        addresses = socket.getaddrinfo(self.host, self.port, 0, socket.SOCK_STREAM)
+        for left, (family, kind, protocol, _, address) in zip(range(len(addresses), 0, -1), addresses, strict=True):
             try:
-                opened = self._connected(PlainSocket(family, kind, protocol), address)
+                opened = self._connected(PlainSocket(family, kind, protocol), address, left)
             except OSError as error:
                 failure = error
             else:
@@ -145,12 +146,14 @@ class BoundedConnection(http.client.HTTPConnection):
                 return
         raise failure or OSError("the name has no addresses")
 
-    def _connected(self, opened: PlainSocket, address: Any) -> PlainSocket | _TlsSocket:
+    def _connected(self, opened: PlainSocket, address: Any, addresses_left: int) -> PlainSocket | _TlsSocket:
+        """Connected within this address's share of the time that is left."""
         opened.sockets = self._sockets
         self._sockets.add(opened)
         try:
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            opened.settimeout(self._left_s())
+            left_s = self._left_s()
+            opened.settimeout(None if left_s is None else left_s / addresses_left)
             opened.connect(address)
             opened.settimeout(self._left_s())  # the TLS handshake has what is left
             if self._context is None:

@@ -10,6 +10,7 @@ import http.client
 import os
 from collections.abc import Mapping
 from typing import TypeVar, cast
+from weakref import WeakSet
 
 from client.connection import Connection
 from client.http_channel import (
@@ -26,6 +27,8 @@ from client.mapping import closed, error_from_exception
 from client.operations import Operation
 
 A = TypeVar("A")
+
+_OPEN: WeakSet[HttpTransport] = WeakSet()
 
 # More threads than this have connections, too; the others' are closed after use.
 MAX_IDLE_CONNECTIONS = 32
@@ -46,14 +49,11 @@ class HttpTransport:
         self._host, _, port = connection.addresses[0].rpartition(":")
         self._port = int(port)
         self._is_closed = False
-        self._sockets = Sockets()
         self._open()
+        _OPEN.add(self)
 
     def send(self, operation: Operation[A], timeout_s: float) -> A:
         """See `Transport`."""
-        if self._pid != os.getpid():
-            self._sockets.close_inherited()
-            self._open()
         if self._is_closed:
             raise closed(self.address)
         try:
@@ -73,13 +73,16 @@ class HttpTransport:
     def close(self) -> None:
         """See `Transport`."""
         self._is_closed = True
-        if self._pid == os.getpid():
-            self._sockets.break_all()
-            while self._idle:
-                self._idle.pop().close()
+        self._sockets.break_all()
+        while self._idle:
+            self._idle.pop().close()
+
+    def reopen_in_child(self) -> None:
+        """The connections are the parent's: they are put away, and new ones will be made."""
+        self._sockets.close_inherited()
+        self._open()
 
     def _open(self) -> None:
-        self._pid = os.getpid()
         self._sockets = Sockets()
         if self._context is not None:
             self._context.sslsocket_class = tls_socket_class(self._sockets)
@@ -129,3 +132,12 @@ class HttpTransport:
         if response.length:  # what is missing of the length that was promised
             raise http.client.IncompleteRead(b"", response.length)
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _reopen_all() -> None:
+    for transport in list(_OPEN):
+        transport.reopen_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_reopen_all)  # while the child has one thread, and none can race

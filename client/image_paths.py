@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from client.errors import InvalidImage, InvalidRequest
+from client.errors import InvalidImage, InvalidRequest, UnreadableImage
 
 STDIN = "-"
 MAX_PATH_BYTES = 64 * 1024  # far above any system's limit: more than that between two separators is no list of paths
@@ -64,7 +64,7 @@ class ImagePaths:
             try:
                 files, directories = self._entries(directory)
             except OSError as error:
-                self.unreadable.append(InvalidImage(f"{directory} cannot be read: {error.strerror}"))
+                self.unreadable.append(UnreadableImage(f"{directory} cannot be read: {error.strerror}"))
                 continue
             for name in files:
                 path = os.path.join(directory, name)  # noqa: PTH118 - the name must stay as it was given
@@ -97,14 +97,21 @@ class ImagePaths:
         rest = b""
         while chunk := self._read():
             *paths, rest = (rest + chunk).split(self._separator)
-            yield from (os.fsdecode(path) for path in paths if path)
+            yield from self._named(paths)
             if len(rest) > MAX_PATH_BYTES:
                 raise InvalidRequest(
                     f"standard input holds more than {MAX_PATH_BYTES:,} bytes without an end of line; expected paths, "
                     "one a line (with --null, each ended by a NUL): an image itself is not read from there"
                 )
-        if rest:
-            yield os.fsdecode(rest)
+        yield from self._named([rest])
+
+    def _named(self, paths: Sequence[bytes]) -> Iterator[str]:
+        """The paths of lines; of an end of line CR LF the CR is left out, unless a file's name ends in it."""
+        for path in paths:
+            is_with_cr = self._separator == b"\n" and path.endswith(b"\r") and not os.path.lexists(path)
+            name = path[:-1] if is_with_cr else path
+            if name:
+                yield os.fsdecode(name)
 
     def _read(self) -> bytes:
         if self._stdin is None:

@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from io import BytesIO
+from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeAlias, cast
 
 import cv2
@@ -33,8 +35,15 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from client.contract import Preprocessing
-from client.errors import InvalidImage
-from client.sources import Encoded, encoded_from_bytes, encoded_from_file, encoded_from_path
+from client.errors import InvalidImage, UnreadableImage
+from client.sources import (
+    MAX_SHOWN_NAME,
+    Encoded,
+    encoded_from_bytes,
+    encoded_from_file,
+    encoded_from_path,
+    reading_failed,
+)
 
 MAX_PIXELS = 25_000_000  # checked from the header before decoding: 75 MB of RGB
 MAX_RESIZED_PIXELS = 25_000_000  # a 10 x 100000 strip would otherwise be enlarged to a gigapixel
@@ -83,19 +92,50 @@ _DECODER_ERRORS = (
     EOFError,
     struct.error,
     Image.DecompressionBombError,
-    MemoryError,
     Warning,
 )
+# What a caller's image raises besides, where its file was closed, or is read by another thread.
+_LAZY_ERRORS = (AssertionError, AttributeError)
+
+
+class _OneAtATime:
+    """Lets one thread at a time into a caller's PIL image: it may be several threads', and loads itself when it is
+    first looked at, which Pillow does not guard. A forked child begins with a lock of its own.
+    """
+
+    def __init__(self) -> None:
+        self._renew()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._renew)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()
+
+    def rgb(self, image: Image.Image) -> Rgb:
+        """The pixels of `image`."""
+        with self._lock:
+            return _rgb_from_pil(image, "the PIL image given")
+
+
+_callers_images = _OneAtATime()
 
 
 def rgb_from_image(image: ImageLike) -> Rgb:
     """The picture as uint8 RGB [height, width, 3], by the rules above; needs no server. Raises `InvalidImage`."""
+    try:
+        return _rgb_from_any(image)
+    except MemoryError as error:
+        name = str(image)[:MAX_SHOWN_NAME] if isinstance(image, str | Path) else f"the {type(image).__name__} given"
+        raise UnreadableImage(f"{name}: not enough memory is left to read or decode it") from error
+
+
+def _rgb_from_any(image: ImageLike) -> Rgb:
     if isinstance(image, np.ndarray):
         return _rgb_from_array(image)
     if _is_tensor(image):
         return _rgb_from_tensor(image)
     if isinstance(image, Image.Image):
-        return _rgb_from_pil(image, "the PIL image given")
+        return _callers_images.rgb(image)
     if isinstance(image, bytes | bytearray | memoryview):
         return _rgb_from_encoded(encoded_from_bytes(image))
     if isinstance(image, str | os.PathLike):
@@ -154,7 +194,14 @@ def _rgb_from_tensor(tensor: Any) -> Rgb:
             f"the tensor given is {tensor.dtype} of shape {tuple(tensor.shape)}; expected torch.uint8 RGB of shape "
             "(3, height, width), or (height, width, 3): scale to 0..255 and call .to(torch.uint8)"
         )
-    array = tensor.detach().cpu().numpy()
+    try:
+        array = tensor.detach().cpu().numpy()
+    except MemoryError:
+        raise
+    except Exception as error:  # torch raises several kinds for tensors without plain pixels
+        raise InvalidImage(
+            f"the tensor given has no pixels to copy: {error}; expected a dense one in the memory of a device"
+        ) from error
     return _rgb_from_array(array.transpose(1, 2, 0) if array.shape[0] == 3 else array)
 
 
@@ -200,7 +247,11 @@ def _rgb_from_pil(image: Image.Image, source: str) -> Rgb:
         oriented = _oriented(image)
         rgb = _converted(oriented, source)
     except _DECODER_ERRORS as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise reading_failed(f"{source} cannot be read", error) from error
         raise InvalidImage(f"{source} is damaged or truncated: {error}; send the whole file") from error
+    except _LAZY_ERRORS as error:
+        raise InvalidImage(f"{source} cannot be loaded: {error!r}; was its file closed before?") from error
     return rgb
 
 

@@ -177,7 +177,10 @@ def _error(kind: type[InceptionError], text: str, address: str) -> InceptionErro
     return kind(_WHAT_HAPPENED[kind].format(address=address, text=cleaned(text)))
 
 
-_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[/\\][\w.+@-]+){2,}[/\\]?")
+# Two separators or more make a path, or one after a drive or a dot: "and/or" is none.
+_PATH = re.compile(
+    r"(?<![\w.])(?:[A-Za-z]:[/\\]|\.{1,2}[/\\])[\w.+@~/\\-]*|(?<![\w.])[\w.+@~-]*(?:[/\\][\w.+@~-]+){2,}[/\\]?"
+)
 
 
 def cleaned(text: str) -> str:

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from client.errors import InvalidRequest
 from client.rows import FlatJsonLines
 
 ROWS_PER_GROUP = 10_000  # some megabytes of memory
+_SHOWN_NAME = 40  # characters of a file's name in its temporary one's, which must not become too long
 
 
 def check_installed() -> None:
@@ -27,25 +30,35 @@ def write(rows: Path, target: Path, names: tuple[str, ...]) -> None:
     """Make the Parquet file `target` of the file `rows`, one row group after the other; it appears whole or not."""
     pyarrow, parquet = _pyarrow()
     schema = pyarrow.schema([(name, _type(pyarrow, name)) for name in names])
-    temporary = target.with_name(target.name + ".tmp")
-    with rows.open("rb") as lines, temporary.open("wb") as file:
-        with parquet.ParquetWriter(file, schema) as writer:
-            while group := list(islice(lines, ROWS_PER_GROUP)):
-                writer.write_table(pyarrow.Table.from_pylist(list(map(json.loads, group)), schema=schema))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(target)
+    with (
+        rows.open("rb") as lines,
+        _appearing_whole(target) as file,
+        parquet.ParquetWriter(file, schema) as writer,
+    ):
+        while group := list(islice(lines, ROWS_PER_GROUP)):
+            writer.write_table(pyarrow.Table.from_pylist(list(map(json.loads, group)), schema=schema))
 
 
 def read_back(source: Path, rows: Path, row_format: FlatJsonLines) -> None:
     """The reverse: the rows of the Parquet file `source` become the file `rows`; it appears whole or not."""
-    temporary = rows.with_name(rows.name + ".tmp")
-    with temporary.open("wb") as file:
+    with _appearing_whole(rows) as file:
         for row in _read(source, row_format.columns):
             file.write(row_format.from_columns(row))
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(rows)
+
+
+@contextmanager
+def _appearing_whole(target: Path) -> Iterator[BinaryIO]:
+    """A file of a name that nobody has; it becomes `target` at the end of the block, or is removed."""
+    temporary = target.with_name(f".{target.name[:_SHOWN_NAME]}.{secrets.token_hex(8)}.tmp")
+    with temporary.open("xb") as file:
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink()
+            raise
 
 
 def _read(source: Path, names: tuple[str, ...]) -> Iterator[dict[str, Any]]:

@@ -56,12 +56,16 @@ def probabilities_from_reply(reply: Reply, contract: ModelContract, images: int)
 def wrong_rows(probabilities: npt.NDArray[np.float32], contract: ModelContract) -> dict[int, BadResponse]:
     """An error for each row that is not finite, has a negative number, or a sum other than 1; usually none."""
     # The minimum first: it is NaN where anything is, and without -inf no sum is invalid.
-    if np.minimum.reduce(probabilities, axis=None) >= 0.0 and all(
-        -SUM_TOLERANCE <= total - 1.0 <= SUM_TOLERANCE for total in np.add.reduce(probabilities, axis=1).tolist()
-    ):
+    is_positive = np.minimum.reduce(probabilities, axis=None) >= 0.0
+    if is_positive and all(abs(total - 1.0) <= SUM_TOLERANCE for total in _totals(probabilities)):
         return {}
     reasons = ((row, _what_is_wrong(scores)) for row, scores in enumerate(probabilities))
     return {row: _bad(contract, reason) for row, reason in reasons if reason is not None}
+
+
+def _totals(probabilities: npt.NDArray[np.float32]) -> list[float]:
+    totals: list[float] = np.add.reduce(probabilities, axis=1, dtype=np.float64).tolist()
+    return totals
 
 
 def predictions_from_scores(

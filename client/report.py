@@ -15,10 +15,11 @@ MAX_NAMED_ERRORS = 20
 
 @dataclass
 class Counts:
-    """What became of the images so far; `skipped` had a row before, or were named twice."""
+    """What became of the images so far; `skipped` had a row before, or were named twice, `unreadable` may get one."""
 
     answered: int = 0
     bad: int = 0
+    unreadable: int = 0
     unanswered: int = 0
     skipped: int = 0
     unanswered_in_a_row: int = 0
@@ -26,7 +27,12 @@ class Counts:
     @property
     def done(self) -> int:
         """Images of this run, whatever became of them."""
-        return self.answered + self.bad + self.unanswered
+        return self.answered + self.errors
+
+    @property
+    def errors(self) -> int:
+        """Images without an answer."""
+        return self.bad + self.unreadable + self.unanswered
 
 
 class Reporter:
@@ -66,6 +72,7 @@ def summarise(counts: Counts, paths: ImagePaths, file: RowFile | None, duration_
         return
     parts = [f"{counts.answered} answered"]
     parts += [f"{counts.bad} bad"] if counts.bad else []
+    parts += [f"{counts.unreadable} not readable"] if counts.unreadable else []
     parts += [f"{counts.unanswered} not answered"] if counts.unanswered else []
     parts += [f"{counts.skipped} done before"] if counts.skipped else []
     parts += [f"{paths.other_files} other files left out"] if paths.other_files else []
@@ -80,5 +87,5 @@ def summarise(counts: Counts, paths: ImagePaths, file: RowFile | None, duration_
         say(f"{file.rows_before - counts.skipped} of its rows are of images not named now")
     if file.bad_before:
         say(f"{file.bad_before} of the rows before are of bad images")
-    if not is_ended or counts.unanswered:
+    if not is_ended or counts.unanswered or counts.unreadable:
         say("what is missing is done by the same command with --resume")

@@ -6,13 +6,14 @@ the server, so a request whose fate is unknown may be repeated; one that the ser
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
 from client.deadline import Deadline
-from client.errors import InceptionError
+from client.errors import InceptionError, InvalidRequest
 from client.operations import Operation
 from client.steps import Pause, Send, Steps
 
@@ -34,6 +35,11 @@ class RetryPolicy:
     pause_factor: float = 5.0
     budget_ratio: float = 0.1
     budget_reserve: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+                raise InvalidRequest(f"RetryPolicy: {name} is {value!r}; expected a number, not below 0")
 
 
 NO_RETRIES = RetryPolicy(max_retries=0)
@@ -75,13 +81,14 @@ class Call:
         self.deadline = deadline
         self._policy, self._budget, self._fraction = policy, budget, fraction
         self._retries = 0
+        self._tried_again_for: InceptionError | None = None
 
     def ask(self, operation: Operation[A]) -> Steps[A]:
         """The answer to `operation`, sent again where that is safe and there is time for it."""
         self._budget.earn()
         while True:
             try:
-                answer: A = yield Send(operation, self.deadline.remaining_s())
+                answer: A = yield Send(operation, self._remaining_s())
             except InceptionError as error:
                 pause_s = self._pause_s_after(error)
                 if pause_s is None:
@@ -89,6 +96,12 @@ class Call:
             else:
                 return answer
             yield Pause(pause_s)
+
+    def _remaining_s(self) -> float:
+        """Seconds left; where there are none after a failure, that failure is the news, not the time it took."""
+        if self._tried_again_for is not None and self.deadline.left_s() <= 0:
+            raise self._tried_again_for
+        return self.deadline.remaining_s()
 
     def _pause_s_after(self, error: InceptionError) -> float | None:
         """Seconds until the next try; None where there is to be none."""
@@ -99,5 +112,5 @@ class Call:
         pause_s = longest_s * (0.5 + 0.5 * self._fraction())
         if pause_s >= self.deadline.left_s() or not self._budget.take():
             return None
-        self._retries += 1
+        self._retries, self._tried_again_for = self._retries + 1, error
         return pause_s

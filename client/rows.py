@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import re
 from typing import Any, Protocol, TypeAlias
 
 from client.errors import InvalidImage
@@ -18,6 +19,8 @@ Columns: TypeAlias = dict[str, Any]
 
 _LAST_COLUMNS = ("model", "precision", "release", "emulated", "error")
 _NEED_QUOTES = frozenset(',"\r\n')
+# A path with bytes that are not UTF-8, or with what could be taken for their escapes.
+_NEEDS_ESCAPES = re.compile(r"[\udc80-\udcff]|\\[\\x]")
 
 
 class RowFormat(Protocol):
@@ -79,15 +82,15 @@ class FlatJsonLines(JsonLines):
 
     def row(self, image: str, outcome: Settled) -> bytes:
         """See `RowFormat`."""
-        return self.from_columns(flat(image, outcome, self._top_k))
+        return self.from_columns(flat(self.stored_name(image), outcome, self._top_k))
 
     def from_columns(self, row: Columns) -> bytes:
         """The row with these values."""
         return _json_line({name: _unicode(value) if isinstance(value, str) else value for name, value in row.items()})
 
     def stored_name(self, image: str) -> str:
-        """See `RowFormat`."""
-        return _unicode(image)
+        r"""See `RowFormat`: a byte that is not UTF-8 becomes \xNN, and then a backslash of the path itself two."""
+        return _unicode(image.replace("\\", "\\\\")) if _NEEDS_ESCAPES.search(image) else image
 
 
 class Csv:

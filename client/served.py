@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from client.contract import ModelContract, contract_from_config
@@ -11,13 +12,19 @@ from client.operations import AskReady, IndexEntry, ListModels, ReadConfig, Read
 from client.retries import Call
 from client.steps import Steps
 
+# A server may be started anew with other models under the same version numbers, and no reply would tell.
+MAX_CONTRACT_AGE_S = 10.0
+
 
 class ServedModels:
-    """What one server serves, as steps. Contracts are kept until `forget`; reading one twice at once is harmless."""
+    """What one server serves, as steps. Contracts are kept for seconds, or until `forget`.
+
+    Reading one twice at once is harmless.
+    """
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._contracts: dict[tuple[str | None, str | None], ModelContract] = {}
+        self._contracts: dict[tuple[str | None, str | None], tuple[ModelContract, float]] = {}
 
     def contract(self, model: str | None, precision: str | None, call: Call) -> Steps[ModelContract]:
         """The contract of the model meant.
@@ -30,18 +37,19 @@ class ServedModels:
             raise InvalidRequest(f"model is a {type(model).__name__}; expected a name such as 'InceptionV3', or None")
         if precision is not None and not isinstance(precision, str):
             raise InvalidRequest(f"precision is a {type(precision).__name__}; expected 'fp16', 'fp32' or None")
-        kept = self._contracts.get((model, precision))
+        kept = self.kept(model, precision)
         if kept is None:
             kept = yield from self._read_contract(model, checked_precision(precision), call)
-            self._contracts[model, precision] = kept
+            self._contracts[model, precision] = kept, time.monotonic() + MAX_CONTRACT_AGE_S
         return kept
 
     def kept(self, model: str | None, precision: str | None) -> ModelContract | None:
-        """The contract that `contract` would return, where it was read before."""
+        """The contract that `contract` would return, where it was read a short while ago."""
         try:
-            return self._contracts.get((model, precision))
-        except TypeError:  # a name that cannot be hashed is refused by `contract`
+            contract, ends_s = self._contracts[model, precision]
+        except (KeyError, TypeError):  # a name that cannot be hashed is refused by `contract`
             return None
+        return contract if time.monotonic() < ends_s else None
 
     def forget(self) -> None:
         """Read every contract again when it is next needed: something on the server has changed."""

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from client.errors import InvalidImage
+from client.errors import InvalidImage, UnreadableImage
 
 # The largest phone and camera JPEGs are about 20 MB; a request never holds more than this in memory before decoding.
 MAX_ENCODED_BYTES = 32 * 1024 * 1024
 MAX_SHOWN_NAME = 200  # characters: whoever passes base64 text as a path gets a message, not the text back
+
+# What is wrong with the name itself, or with what it names; all else that a system says is of this machine and moment.
+_OF_THE_NAME = frozenset({errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EISDIR, errno.ENXIO, errno.EINVAL})
 
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -44,28 +48,37 @@ def encoded_from_bytes(data: bytes | bytearray | memoryview) -> Encoded:
 
 def encoded_from_file(file: BinaryIO) -> Encoded:
     """What is left to read in a file opened in binary mode, read up to the limit only."""
-    source = f"the file object {getattr(file, 'name', '')}".strip()
-    try:
-        data = file.read(MAX_ENCODED_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise InvalidImage(f"{source} cannot be read: {error}") from error
-    if not isinstance(data, bytes):
-        raise InvalidImage(f"{source} gives {type(data).__name__}, expected bytes: open it in binary mode ('rb')")
-    return _checked(Encoded(data, source), len(data))
+    source = _shortened(f"the file object {getattr(file, 'name', '')}".strip())
+    parts: list[bytes] = []
+    size = 0
+    while size <= MAX_ENCODED_BYTES:  # a pipe or a socket may give less than it is asked for
+        part = _part(file, MAX_ENCODED_BYTES + 1 - size, source)
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+    if not size:
+        raise InvalidImage(
+            f"{source}: empty (0 bytes left to read), expected a JPEG, PNG or WEBP image; if it was read or written "
+            "before, call seek(0) first"
+        )
+    return _checked(Encoded(b"".join(parts), source), size)
 
 
 def encoded_from_path(path: str | os.PathLike[str]) -> Encoded:
     """The bytes of a regular file; anything else at that path is refused without reading from it."""
-    name = os.fsdecode(path)
-    source = name if len(name) <= MAX_SHOWN_NAME else f"{name[:MAX_SHOWN_NAME]}..."
+    try:
+        name = os.fsdecode(path)
+    except Exception as error:  # `__fspath__` may be anybody's
+        raise InvalidImage(f"the {type(path).__name__} given does not say its path: {error!r}") from error
+    source = _shortened(name)
     if name.startswith(("http://", "https://")):
         raise InvalidImage(f"{source} is a URL; this client fetches nothing: download the image and pass its bytes")
     try:
         # O_NONBLOCK: opening a named pipe for reading would otherwise wait for a writer for ever.
         descriptor = os.open(name, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InvalidImage(f"{source} cannot be opened: {reason}") from error
+        raise reading_failed(f"{source} cannot be opened", error) from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
@@ -76,10 +89,38 @@ def encoded_from_path(path: str | os.PathLike[str]) -> Encoded:
         with os.fdopen(descriptor, "rb", closefd=False) as file:
             data = file.read(MAX_ENCODED_BYTES + 1)  # the file may have grown since
     except OSError as error:
-        raise InvalidImage(f"{source} cannot be read: {error.strerror}") from error
+        raise reading_failed(f"{source} cannot be read", error) from error
     finally:
         os.close(descriptor)
     return _checked(Encoded(data, source), len(data))
+
+
+def reading_failed(what: str, error: Exception) -> InvalidImage:
+    """The error to raise: `UnreadableImage` where the system gives a reason of this machine, else `InvalidImage`."""
+    if isinstance(error, OSError):
+        is_of_this_machine = error.errno is not None and error.errno not in _OF_THE_NAME
+        if is_of_this_machine or isinstance(error, TimeoutError):
+            return UnreadableImage(f"{what}: {error.strerror or error}")
+        return InvalidImage(f"{what}: {error.strerror or error}")
+    return InvalidImage(f"{what}: {error if str(error) else repr(error)}")
+
+
+def _part(file: BinaryIO, size: int, source: str) -> bytes:
+    try:
+        part: bytes | str | None = file.read(size)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the library behind the file raises: zipfile, gzip, an HTTP client
+        raise reading_failed(f"{source} cannot be read", error) from error
+    if part is None:
+        raise UnreadableImage(f"{source} has nothing to read at this moment: make it blocking, or wait until it has")
+    if not isinstance(part, bytes):
+        raise InvalidImage(f"{source} gives {type(part).__name__}, expected bytes: open it in binary mode ('rb')")
+    return part
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= MAX_SHOWN_NAME else f"{name[:MAX_SHOWN_NAME]}..."
 
 
 def _checked(encoded: Encoded, size: int) -> Encoded:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from client.errors import InceptionError
+from client.mapping import closed
 from client.operations import Operation
 from client.transport import AsyncTransport, Transport
 
@@ -42,9 +43,15 @@ class Pause:
 
 @dataclass(slots=True)
 class Work:
-    """Compute `function()`; on an event loop, in a thread."""
+    """Compute `function()`; on an event loop, in a thread.
+
+    A task that is cancelled does not stop the thread: then `is_left` says that it goes on, and `when_left` is called at
+    its end.
+    """
 
     function: Callable[[], Any]
+    when_left: Callable[[], object] = lambda: None
+    is_left: bool = False
 
 
 Steps: TypeAlias = Generator[Send | Pause | Work, Any, T]
@@ -99,4 +106,18 @@ async def _performed_async(step: Send | Pause | Work, transport: AsyncTransport,
         return await transport.send(step.operation, step.timeout_s)
     if isinstance(step, Pause):
         return await asyncio.sleep(step.duration_s)
-    return await asyncio.get_running_loop().run_in_executor(pool, step.function)
+    return await _worked(step, transport.address, pool)
+
+
+async def _worked(step: Work, address: str, pool: Executor) -> Any:
+    try:
+        work = pool.submit(step.function)
+    except RuntimeError as error:  # the pool was shut down
+        raise closed(address) from error
+    try:
+        return await asyncio.wrap_future(work)
+    except asyncio.CancelledError:
+        if not work.cancelled():
+            step.is_left = True
+            work.add_done_callback(lambda _: step.when_left())
+        raise

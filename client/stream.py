@@ -60,6 +60,17 @@ def check_sizes(window: int | None, batch_size: int | None) -> None:
             raise InvalidRequest(f"{name} is {value!r}; expected a whole number of images, at least 1")
 
 
+def check_several(images: object) -> None:
+    """`InvalidRequest` for one image where several are wanted: a text would be taken for many one-letter paths."""
+    is_one = isinstance(images, str | bytes | bytearray | memoryview | os.PathLike) or hasattr(images, "read")
+    is_one = is_one or getattr(images, "ndim", 0) == 3
+    if is_one or not isinstance(images, Iterable | AsyncIterable):
+        raise InvalidRequest(
+            f"images is a {type(images).__name__}; expected several, such as a list: one is for classify(), or goes "
+            "into a list of one"
+        )
+
+
 def checked_on_error(on_error: str) -> bool:
     """Whether errors are to be raised; `InvalidRequest` for another word."""
     if on_error not in ("raise", "return"):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from client import InceptionError
+from loadtest.arrivals_command import add_commands
 from loadtest.bench import PARTS, BenchOptions, bench, models_directory
 from loadtest.errors import LoadtestError, UsageError
 from loadtest.inprocess import served_names
@@ -63,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     runtimes = commands.add_parser("runtimes", help="OpenVINO against ONNX Runtime, alternating, per model")
     runtimes.add_argument("--rounds", type=int, default=7, metavar="N", help="each runtime in turn (default: 7)")
     runtimes.set_defaults(run=_runtimes)
+    add_commands(commands)
 
     for command in (benching, runtimes):
         command.add_argument(

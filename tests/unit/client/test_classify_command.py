@@ -357,6 +357,35 @@ def test_an_empty_directory_is_said_to_be_empty(
     triton.serve("inception_v3_fp32", answer=answer)
     (folder / "empty" / "below").mkdir(parents=True)
     (folder / "empty" / "notes.txt").touch()
-    assert main(["classify", "empty", "--url", triton.address]) == 0
+    assert main(["classify", "empty", "--url", triton.address]) == 2
     err = capsys.readouterr().err
+    assert "no images: nothing to classify in empty" in err
     assert "0 answered, 1 other files left out, 1 directories not looked into (--recursive does)" in err
+
+
+def test_an_empty_list_is_said_to_be_empty(triton: Any, answer: Any) -> None:
+    """A `find` that finds nothing is seldom what was wanted: exit code 2."""
+    triton.serve("inception_v3_fp32", answer=answer)
+    for arguments in ((), ("--output", "answers.csv")):
+        with running(*arguments, address=triton.address, paths=["-"]) as process:
+            _, err = process.communicate("\n", timeout=LONGEST_S)
+        assert process.returncode == 2
+        assert "no images: nothing to classify in -" in err
+
+
+@pytest.mark.parametrize("name", ["answers.csv", "answers.jsonl"])
+def test_what_could_not_be_read_gets_no_row_and_is_tried_again(
+    triton: Any, answer: Any, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """It is named, the exit code is 2, and the same command with --resume does it once it can be read."""
+    triton.serve("inception_v3_fp32", answer=answer)
+    arguments = ["classify", "photos/001.png", "late.png", "--url", triton.address, "--output", name, "--resume"]
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert "UnreadableImage: late.png cannot be opened: No such file" in err
+    assert "1 answered, 1 not readable; " in err
+    assert "the same command with --resume" in err
+    assert images_in(Path(name)) == ["photos/001.png"]
+    os.link("photos/002.png", "late.png")
+    assert main(arguments) == 0
+    assert images_in(Path(name)) == ["photos/001.png", "late.png"]

@@ -60,7 +60,7 @@ def test_json_is_one_object_a_line(triton: Any, answer: Any, photos: Path, capsy
 def test_one_bad_image_among_good_ones_is_named_and_the_others_are_answered(
     triton: Any, answer: Any, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Case 9: every one on stdout, the bad ones on stderr too, exit code 2."""
+    """Case 9: exit code 2; a row for each but the one that could not be read, which another run may find."""
     triton.serve("inception_v3_fp32", answer=answer)
     (tmp_path / "page.jpg").write_text("<html></html>")
     images = [str(photos / "cat.jpg"), "page.jpg", "missing.jpg", str(photos / "rocket.jpg")]
@@ -68,13 +68,13 @@ def test_one_bad_image_among_good_ones_is_named_and_the_others_are_answered(
     out, err = capsys.readouterr()
     assert code == 2
     rows = [json.loads(line) for line in out.splitlines()]
-    assert [row["image"] for row in rows] == images
-    assert ["error" in row for row in rows] == [False, True, True, False]
+    assert [row["image"] for row in rows] == [image for image in images if image != "missing.jpg"]
+    assert ["error" in row for row in rows] == [False, True, False]
     assert rows[1]["error"]["type"] == "InvalidImage"
     first, second, summary = err.splitlines()
     assert first.startswith("InvalidImage: page.jpg (13 bytes")
-    assert second.startswith("InvalidImage: missing.jpg cannot be opened")
-    assert summary.startswith("2 answered, 2 bad; ")
+    assert second.startswith("UnreadableImage: missing.jpg cannot be opened")
+    assert summary.startswith("2 answered, 1 bad, 1 not readable; ")
 
 
 def test_a_dead_server_is_reported_once_and_not_for_every_image(
@@ -230,3 +230,36 @@ def test_options_that_contradict_each_other_are_named(
     assert line.startswith("InvalidRequest: ")
     assert told in line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["classify", "cat.jpg"], ["models"]], ids=lambda command: command[0])
+def test_a_full_disk_under_stdout_is_one_line(triton: Any, photos: Path, command: list[str]) -> None:
+    """Exit code 1, and no complaint of Python's own as it ends."""
+    triton.serve("inception_v3_fp32")
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "client", *command, "--url", triton.address],
+            cwd=photos,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (1, "standard output cannot be written: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_stack_trace(triton: Any, photos: Path, closed: str) -> None:
+    """The exit code is the same, and what was for one stream does not appear on the other."""
+    triton.serve("inception_v3_fp32")
+    for image, code in ((photos / "cat.jpg", 0), (Path("missing.jpg"), 2)):
+        command = [sys.executable, "-m", "client", "classify", str(image), "--url", triton.address]
+        script = f'"$@" {closed}'
+        done = subprocess.run(
+            ["/bin/sh", "-c", script, "sh", *command], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+        assert "UnreadableImage" not in done.stdout

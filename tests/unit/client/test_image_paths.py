@@ -114,3 +114,15 @@ def test_a_pipe_in_a_directory_is_not_waited_for(folder: Path) -> None:
     """Nothing is opened to look at its first bytes but a regular file."""
     os.mkfifo(folder / "pipe")
     assert "photos/pipe" not in found("photos")
+
+
+def test_a_list_with_windows_ends_of_line_is_read(folder: Path) -> None:
+    """Unless a file's name does end in a carriage return; a list that NULs end is taken as it is."""
+    assert found("-", stdin=b"photos/a.png\r\n\r\nmissing.jpg\r\nlast.jpg\r") == [
+        "photos/a.png",
+        "missing.jpg",
+        "last.jpg",
+    ]
+    (folder / "odd\r").touch()
+    assert found("-", stdin=b"photos/odd\r\n") == ["photos/odd\r"]
+    assert found("-", stdin=b"a.jpg\r\0", separator=b"\0") == ["a.jpg\r"]

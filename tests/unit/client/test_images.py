@@ -7,7 +7,10 @@ import struct
 import subprocess
 import sys
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
+from threading import Barrier
 
 import cv2
 import numpy as np
@@ -402,3 +405,95 @@ def test_random_bytes_are_refused(tail: bytes, start: bytes) -> None:
     """Case 1, at random, with and without a promising start."""
     with pytest.raises(InvalidImage):
         rgb_from_image(start + tail)
+
+
+# ---- images that the caller made
+
+
+def test_one_lazily_opened_image_may_be_many_threads(cat: Image.Image) -> None:
+    """Pillow loads an image when it is first looked at, and does not expect two to look: all get the same pixels."""
+    data = encoded(cat, "PNG")
+    expected = rgb_from_image(data)
+    together = Barrier(8)
+
+    def pixels(picture: Image.Image) -> np.ndarray:
+        together.wait()
+        return rgb_from_image(picture)
+
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(100):
+            picture = Image.open(io.BytesIO(data))
+            for rgb in pool.map(pixels, [picture] * 8):
+                assert np.array_equal(rgb, expected)
+
+
+def test_a_process_forked_while_an_image_is_loaded_can_load_its_own() -> None:
+    """The lock that its parent held is not its."""
+    script = (
+        "import os, threading\n"
+        "from PIL import Image\n"
+        "from client.images import rgb_from_image\n"
+        "loading, go_on = threading.Event(), threading.Event()\n"
+        "class Slow(Image.Image):\n"
+        "    def load(self):\n"
+        "        loading.set(); go_on.wait()\n"
+        "        return super().load()\n"
+        "slow = Slow(); slow.__dict__.update(Image.new('RGB', (20, 20)).__dict__)\n"
+        "thread = threading.Thread(target=rgb_from_image, args=(slow,)); thread.start()\n"
+        "loading.wait()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    rgb_from_image(Image.new('RGB', (20, 20)))\n"
+        "    os._exit(7)\n"
+        "alarm = threading.Timer(20, os.kill, (child, 9)); alarm.start()\n"
+        "status = os.waitpid(child, 0)[1]; alarm.cancel()\n"
+        "go_on.set(); thread.join()\n"
+        "print(os.waitstatus_to_exitcode(status))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout == "7\n", done.stderr
+
+
+def test_a_pil_image_whose_file_was_closed_is_refused(cat: Image.Image, tmp_path: Path) -> None:
+    """As by `with Image.open(...)`, left before the image was looked at."""
+    (tmp_path / "cat.png").write_bytes(encoded(cat, "PNG"))
+    with Image.open(tmp_path / "cat.png") as picture:
+        pass
+    with pytest.raises(InvalidImage):
+        rgb_from_image(picture)
+
+
+@pytest.mark.parametrize("error", [AssertionError(), AttributeError("'NoneType' object has no attribute 'read'")])
+def test_what_a_pil_image_raises_when_it_loads_is_a_refusal(error: Exception) -> None:
+    """Pillow asserts that nobody closed its file; the message asks for it."""
+
+    class Closed(Image.Image):
+        def load(self) -> None:
+            raise error
+
+    picture = Closed()
+    picture.__dict__.update(Image.new("RGB", (20, 20)).__dict__)
+    with pytest.raises(InvalidImage, match="was its file closed"):
+        rgb_from_image(picture)
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed: the extra builder")
+def test_a_tensor_without_plain_pixels_is_refused() -> None:
+    """One on the meta device has none at all, and a sparse one only some. Torch stays out of this process."""
+    script = (
+        "import torch\n"
+        "from client.errors import InvalidImage\n"
+        "from client.images import rgb_from_image\n"
+        "pixels = torch.zeros((3, 20, 20), dtype=torch.uint8)\n"
+        "for tensor in (pixels, pixels.to('meta'), pixels.to_sparse()):\n"
+        "    try:\n"
+        "        print(rgb_from_image(tensor).shape)\n"
+        "    except InvalidImage as error:\n"
+        "        print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
+    dense, *others = done.stdout.splitlines()
+    assert dense == "(20, 20, 3)"
+    assert ["has no pixels to copy" in other for other in others] == [True, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import pickle
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any
@@ -12,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from client import AsyncInceptionClient, Classification, InceptionClient, RetryPolicy
+from client import AsyncInceptionClient, Classification, InceptionClient, RetryPolicy, classification, served
 from client.errors import (
     BadResponse,
+    ClientClosed,
     DeadlineExceeded,
     InceptionError,
     InferenceFailed,
@@ -23,6 +25,7 @@ from client.errors import (
     ServerUnavailable,
     SomeFailed,
     UnknownModel,
+    UnreadableImage,
 )
 from client.operations import Infer
 from client.testing import AsyncFakeServer, FakeModel, FakeServer
@@ -189,7 +192,7 @@ def test_one_bad_image_is_named_and_the_others_are_answered(caller: Any) -> None
     images = [picture(0), b"<html>", picture(2), "no/such/cat.jpg", picture(4)]
     with pytest.raises(SomeFailed, match=r"2 of 5 images failed.*image 1: the bytes given") as caught:
         caller.batch(images)
-    assert shown(caught.value.results) == [0, InvalidImage, 2, InvalidImage, 4]
+    assert shown(caught.value.results) == [0, InvalidImage, 2, UnreadableImage, 4]
     assert [each.index for each in caught.value.results if isinstance(each, InceptionError)] == [1, 3]
     assert "image 3: no/such/cat.jpg cannot be opened" in str(caught.value.results[3])
     assert caught.value.exit_code == 2
@@ -437,3 +440,129 @@ def test_a_cancelled_call_ends_at_once_and_the_next_is_answered(server: FakeServ
         return (await client.classify(picture(5))).best.index
 
     assert asyncio.run(call()) == 5
+
+
+def test_a_cancelled_call_does_not_write_into_anothers_pixels(
+    server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread goes on cropping; the room it writes into is given to nobody until it has ended."""
+    crop = classification.crop_into
+
+    def slow_crop(out: Any, rgb: Any, preprocessing: Any) -> None:
+        if rgb[0, 0, 0] == 255:
+            threading.Event().wait(0.003)
+        crop(out, rgb, preprocessing)
+
+    monkeypatch.setattr(classification, "crop_into", slow_crop)
+
+    async def call() -> list[Any]:
+        outcomes: list[Any] = []
+        client = AsyncInceptionClient.over(AsyncFakeServer(server))
+        await client.classify(picture(0))
+        for _ in range(20):
+            task = asyncio.ensure_future(client.classify_batch([picture(255)] * 8))
+            await asyncio.sleep(0.008)
+            task.cancel()
+            outcomes += await client.classify_batch([picture(7)] * 8)
+        return outcomes
+
+    assert set(shown(asyncio.run(call()))) == {7}
+
+
+@pytest.mark.parametrize("kind", ["path", "bytes", "batch"])
+def test_a_closed_async_client_says_so_whatever_it_is_given(server: FakeServer, kind: str) -> None:
+    """Never the thread pool's own words."""
+
+    async def call() -> None:
+        client = AsyncInceptionClient.over(AsyncFakeServer(server))
+        await client.classify(picture(0))
+        await client.close()
+        if kind == "batch":
+            await client.classify_batch([picture(0)] * 9)
+        else:
+            await client.classify("cat.jpg" if kind == "path" else b"\xff\xd8\xff")
+
+    with pytest.raises(ClientClosed):
+        asyncio.run(call())
+
+
+def test_closing_an_async_client_ends_calls_under_way_with_its_own_error(server: FakeServer) -> None:
+    """Not with a cancellation that nobody asked for, which a task group would pass over."""
+
+    async def call() -> set[type]:
+        client = AsyncInceptionClient.over(AsyncFakeServer(server))
+        tasks = [asyncio.ensure_future(client.classify(b"\xff\xd8\xff" + bytes(50_000))) for _ in range(200)]
+        await asyncio.sleep(0)
+        await client.close()
+        return {type(each) for each in await asyncio.gather(*tasks, return_exceptions=True)}
+
+    assert asyncio.run(call()) <= {ClientClosed, InvalidImage}
+
+
+@pytest.mark.parametrize("images", ["cat.jpg", b"bytes", picture(0), None, 7], ids=lambda each: type(each).__name__)
+def test_one_image_is_not_taken_for_many(caller: Any, images: Any) -> None:
+    """A path is a sequence of letters, and an array one of rows."""
+    for call in (caller.batch, caller.many):
+        with pytest.raises(InvalidRequest, match="expected several, such as a list"):
+            call(images)
+
+
+def test_an_error_that_is_kept_does_not_keep_the_stream(server: FakeServer) -> None:
+    """Its traceback holds the frames; the threads must end all the same."""
+    before = threading.active_count()
+    with InceptionClient.over(server) as client:
+        try:
+            list(client.classify_many([picture(0), b"<html>", *[picture(1)] * 100]))
+        except InvalidImage as error:
+            kept = error
+        for _ in range(200):
+            if threading.active_count() <= before:
+                break
+            threading.Event().wait(0.05)
+        assert threading.active_count() <= before
+    assert kept.index == 1
+
+
+def test_a_batch_that_takes_too_long_to_decode_ends_in_time(server: FakeServer) -> None:
+    """What is left undecoded at the deadline is not decoded to be thrown away."""
+    read = []
+
+    class SlowFile:
+        def read(self, size: int) -> bytes:
+            read.append(size)
+            threading.Event().wait(0.1)
+            return b""
+
+    with InceptionClient.over(server) as client:
+        outcomes = client.classify_batch([SlowFile() for _ in range(64)], timeout_s=0.3, on_error="return")
+    assert {type(each) for each in outcomes} == {InvalidImage, DeadlineExceeded}
+    assert len(read) < 40
+
+
+def test_some_failed_goes_from_process_to_process() -> None:
+    """With its results."""
+    failed = SomeFailed([InvalidImage("bad"), InferenceFailed("worse")])
+    again = pickle.loads(pickle.dumps(failed))
+    assert [str(each) for each in again.results] == ["bad", "worse"]
+    assert str(again) == str(failed)
+
+
+def test_other_models_under_the_same_version_are_noticed(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restart no reply tells: descriptions are read again when they are old."""
+    with InceptionClient.over(server) as client:
+        assert client.classify(picture(5)).best.label == "grey 5"
+        model = server.models["inception_v3_fp32"]
+        model.labels, model.release = [f"other {value}" for value in range(CLASSES)], "other"
+        assert client.classify(picture(5)).release == "fake"
+        monkeypatch.setattr(served, "MAX_CONTRACT_AGE_S", 0.0)
+        client._core.served.forget()
+        assert (client.classify(picture(5)).best.label, client.classify(picture(5)).release) == ("other 5", "other")
+
+
+def test_an_answer_that_does_not_fit_makes_the_description_be_read_again(caller: Any, server: FakeServer) -> None:
+    """Other classes, or smaller batches, under the same version: the images are answered all the same."""
+    caller.batch([picture(1)])
+    model = server.models["inception_v3_fp32"]
+    model.labels = [f"grey {value}" for value in range(CLASSES + 1)]
+    model.answer = lambda images: np.pad(mean_pixel(images), ((0, 0), (0, 1)))
+    assert shown(caller.batch(map(picture, range(20)))) == list(range(20))

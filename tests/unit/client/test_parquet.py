@@ -138,3 +138,33 @@ def test_without_pyarrow_the_message_says_how_to_get_it(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(InvalidRequest, match=r"pip install 'inception-triton\[parquet\]'"):
         parquet.check_installed()
+
+
+def test_two_files_whose_escapes_look_alike_have_two_rows(path: Path, reader: Any) -> None:
+    """However often the run is gone on with."""
+    names = [os.fsdecode(b"\xff\xfe.jpg"), r"\xff\xfe.jpg", r"\\xff\xfe.jpg"]
+    for _ in range(3):
+        write(path, *names)
+    assert images_in(path, reader) == [r"\xff\xfe.jpg", r"\\xff\\xfe.jpg", r"\\\\xff\\xfe.jpg"]
+
+
+def test_files_of_the_users_beside_it_are_left_alone(path: Path, reader: Any) -> None:
+    """Nothing that lies there is written over, and nothing is left there; the umask decides who may read the rows."""
+    users = [path.with_name(name) for name in ("answers.parquet.tmp", "answers.parquet.rows.tmp")]
+    for each in users:
+        each.write_text("mine")
+    write(path, "a")
+    write(path, "b")
+    assert images_in(path, reader) == ["a", "b"]
+    assert [each.read_text() for each in users] == ["mine", "mine"]
+    made = {"answers.parquet", "answers.parquet.state.json"}
+    assert {each.name for each in path.parent.iterdir()} == made | {each.name for each in users}
+    assert path.stat().st_mode == users[0].stat().st_mode
+
+
+def test_a_failed_end_leaves_no_temporary_file(path: Path, reader: Any) -> None:
+    """A directory where the file is to be cannot be replaced by it."""
+    path.mkdir()
+    with pytest.raises(IsADirectoryError), parquet._appearing_whole(path) as file:
+        file.write(b"rows")
+    assert [each.name for each in path.parent.iterdir()] == ["answers.parquet"]

@@ -143,6 +143,15 @@ def test_the_pause_is_spread() -> None:
         assert schedule.pauses_s == [pytest.approx(expected)]
 
 
+def test_where_the_time_ends_between_two_requests_the_failure_is_the_news() -> None:
+    """A server that was away is told of, not that looking for it took all the time."""
+    clock, error = Clock(), ServerUnavailable("gone")
+    call = Call(clock.deadline(1.0), POLICY, RetryBudget(POLICY), lambda: 1.0)
+    assert play(Schedule([(error, 0.01), (None, 0.01)]), clock, call) is True
+    clock.now_s += 5.0
+    assert play(Schedule([(None, 0.01)]), clock, call) is error
+
+
 def test_a_policy_may_say_never() -> None:
     """`wait_until_ready` and `health` have their own rhythm."""
     error = ServerUnavailable("gone")

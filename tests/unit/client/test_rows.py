@@ -8,7 +8,7 @@ import os
 from io import BytesIO, StringIO
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from client.errors import InvalidImage
@@ -93,3 +93,19 @@ def test_parquets_texts_are_unicode() -> None:
     """A path that is not is written with its bytes as escapes."""
     row = FlatJsonLines(2).row(os.fsdecode(b"caf\xe9.jpg"), ANSWER)
     assert json.loads(row)["image"] == r"caf\xe9.jpg"
+
+
+@given(names=st.lists(st.text(st.sampled_from("\\\\xf\udcff\udc80é"), max_size=8), min_size=2, max_size=2, unique=True))
+@example(names=["\udcff\udcfe.jpg", r"\xff\xfe.jpg"])
+@example(names=["\udcff", r"\\xff"])
+def test_two_files_never_have_one_name_in_parquet(names: list[str]) -> None:
+    """The text of an escape is a file's name too, and a row belongs to one file."""
+    first, second = (FlatJsonLines(1).stored_name(name) for name in names)
+    assert first != second
+    assert [json.loads(FlatJsonLines(1).row(name, BAD))["image"] for name in names] == [first, second]
+
+
+def test_an_ordinary_name_is_not_escaped_in_parquet() -> None:
+    """Not even one with a backslash."""
+    for name in ("é.jpg", r"a\b.jpg"):
+        assert FlatJsonLines(1).stored_name(name) == name
