@@ -259,8 +259,8 @@ class InceptionClient:
         """Wait until at least one model is served and every one answered a real inference.
 
         Raises `DeadlineExceeded` with the last obstacle after `timeout_s` seconds, however many models there are (no
-        model is given more than the client's own `timeout_s`), and at once what waiting cannot cure: a damaged model, or
-        a wrong token where the server restricts inference.
+        model is given more than the client's own `timeout_s`), and at once what waiting cannot cure: a damaged model,
+        or a wrong token where the server restricts inference.
         """
         return self._run(lambda _call: self._core.ready(timeout_s))
 
