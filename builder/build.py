@@ -138,7 +138,8 @@ class _ModelBuild:
             if self._is_of_these_inputs(folder, precision):
                 self._progress.line(served_name, "unchanged")
                 if folder == live:
-                    self._repository.drop_staged(served_name)
+                    for caution in self._repository.drop_staged(served_name):
+                        self._progress.line(served_name, caution)
                 manifest = read_manifest(folder)
                 return Built(served_name, "unchanged", folder, manifest["release"], manifest["version"])
         return None

@@ -67,10 +67,7 @@ class Classifier:
 
     def contract(self, wanted: Wanted, call: Call) -> Steps[ModelContract]:
         """The contract of the model that is wanted."""
-        contract = self._served.kept(wanted.model, wanted.precision)
-        if contract is None:
-            contract = yield from self._served.contract(wanted.model, wanted.precision, call)
-        return contract
+        return self._served.contract(wanted.model, wanted.precision, call)
 
     def outcomes(self, images: Sequence[ImageLike], wanted: Wanted, call: Call) -> Steps[list[Outcome]]:
         """The answer or the error of each of a few images, in their order, sent together.

@@ -37,13 +37,13 @@ class ServedModels:
             raise InvalidRequest(f"model is a {type(model).__name__}; expected a name such as 'InceptionV3', or None")
         if precision is not None and not isinstance(precision, str):
             raise InvalidRequest(f"precision is a {type(precision).__name__}; expected 'fp16', 'fp32' or None")
-        kept = self.kept(model, precision)
+        kept = self._kept(model, precision)
         if kept is None:
             kept = yield from self._read_contract(model, checked_precision(precision), call)
             self._contracts[model, precision] = kept, time.monotonic() + MAX_CONTRACT_AGE_S
         return kept
 
-    def kept(self, model: str | None, precision: str | None) -> ModelContract | None:
+    def _kept(self, model: str | None, precision: str | None) -> ModelContract | None:
         """The contract that `contract` would return, where it was read a short while ago."""
         try:
             contract, ends_s = self._contracts[model, precision]
